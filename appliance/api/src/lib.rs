@@ -1,0 +1,1 @@
+//! The types of labsand's control API, shared by the daemon and raidctl.

@@ -1,0 +1,1 @@
+//! labsand, the daemon: arrays, volumes and targets wired together behind one control API.

@@ -1,0 +1,3 @@
+//! labsand, the daemon: arrays, volumes and targets wired together behind one control API.
+
+fn main() {}

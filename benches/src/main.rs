@@ -1,0 +1,3 @@
+//! labsan and its peers measured side by side in one run.
+
+fn main() {}

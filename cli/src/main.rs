@@ -1,0 +1,3 @@
+//! raidctl, the command line of labsan.
+
+fn main() {}

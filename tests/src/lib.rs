@@ -1,0 +1,1 @@
+//! Whole-system tests: real clients against the real daemon.
