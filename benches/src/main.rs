@@ -1,3 +1,139 @@
-//! labsan and its peers measured side by side in one run.
+//! How fast is labsan, and what does an I/O cost, beside a peer on the same machine in the same minute?
+//!
+//! labsan serves RAID 5 over four files with its crash-safe default policy; tgt serves one plain, unprotected file.
+//! Both lie on one tmpfs, so that what is measured is the target's own work. The same client programs drive both
+//! in turn, workload by workload, round by round; the middle round counts.
 
-fn main() {}
+mod clients;
+mod table;
+mod targets;
+
+use anyhow::{Context, Result, bail};
+use clap::Parser;
+use clients::{Client, Workload};
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+use table::{Cell, Row};
+use targets::{Labsan, Target, Tgt};
+
+/// Measure labsan (RAID 5 over four files) and tgt (one plain file) on the same tmpfs with the same clients.
+#[derive(Debug, Parser)]
+struct Options {
+    /// Seconds per measurement.
+    #[arg(long, default_value_t = 3.0)]
+    seconds: f64,
+    /// Measurements per workload and target; the middle one counts.
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// Size of the LUNs, in MiB.
+    #[arg(long, default_value_t = 512)]
+    lun_mib: u64,
+    /// Where the files go; a tmpfs.
+    #[arg(long, default_value = "/dev/shm")]
+    dir: PathBuf,
+    /// First of two TCP ports to use on 127.0.0.1.
+    #[arg(long, default_value_t = 3396)]
+    port: u16,
+    /// Measure one target only.
+    #[arg(long, value_enum)]
+    only: Option<Peer>,
+    /// Only workloads whose name contains this.
+    #[arg(long)]
+    workload: Option<String>,
+    /// A run of a few seconds that only shows that everything works.
+    #[arg(long)]
+    quick: bool,
+    /// Print JSON instead of the table.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Peer {
+    Labsan,
+    Tgt,
+}
+
+fn main() -> Result<()> {
+    let mut options = Options::parse();
+    if options.quick {
+        (options.seconds, options.rounds, options.lun_mib) = (0.2, 1, 64);
+    }
+    for tool in ["iscsi-perf", "qemu-img", "tgtd", "tgtadm"] {
+        system_tests::tools::need(tool)?;
+    }
+    let targets = start_targets(&options)?;
+    let clients = clients_for(&options, &targets)?;
+    let rows = measure_all(&options, &targets, &clients)?;
+    drop(targets);
+    if options.json {
+        println!("{}", serde_json::to_string_pretty(&table::document(&rows))?);
+    } else {
+        print!("{}", table::render(&rows));
+    }
+    Ok(())
+}
+
+fn start_targets(options: &Options) -> Result<Vec<Box<dyn Target>>> {
+    let lun_bytes = options.lun_mib << 20;
+    let mut targets: Vec<Box<dyn Target>> = Vec::new();
+    if options.only != Some(Peer::Labsan) {
+        targets.push(Box::new(Tgt::start(&options.dir, options.port, lun_bytes)?));
+    }
+    if options.only != Some(Peer::Tgt) {
+        build_labsan()?;
+        targets.push(Box::new(Labsan::start(&options.dir, options.port + 1, lun_bytes)?));
+    }
+    Ok(targets)
+}
+
+fn clients_for(options: &Options, targets: &[Box<dyn Target>]) -> Result<Vec<Client>> {
+    let client = |target: &dyn Target| {
+        eprintln!("filling {}", target.name());
+        let lun = target.lun();
+        let span_bytes = lun.span_bytes()?;
+        let client = Client { lun, span_bytes, duration: Duration::from_secs_f64(options.seconds) };
+        client.fill()?;
+        Ok(client)
+    };
+    targets.iter().map(|target| client(target.as_ref())).collect()
+}
+
+/// `cargo run -p benches` builds only this program; the daemon must be of the same sources.
+fn build_labsan() -> Result<()> {
+    let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    build.args(["build", "--release", "--quiet", "--package", "appliance", "--package", "cli"]);
+    let status = build.status().context("cargo")?;
+    if !status.success() {
+        bail!("labsand does not build");
+    }
+    Ok(())
+}
+
+fn measure_all(options: &Options, targets: &[Box<dyn Target>], clients: &[Client]) -> Result<Vec<Row>> {
+    let wanted = |w: &&Workload| options.workload.as_ref().is_none_or(|part| w.name.contains(part));
+    let mut rows = Vec::new();
+    for workload in clients::WORKLOADS.iter().filter(wanted) {
+        eprintln!("{}", workload.name);
+        let mut rounds = vec![Vec::new(); targets.len()];
+        for _ in 0..options.rounds.max(1) {
+            for ((target, client), cells) in targets.iter().zip(clients).zip(&mut rounds) {
+                cells.push(measure(workload, target.as_ref(), client)?);
+            }
+        }
+        let cells = targets.iter().zip(rounds).map(|(t, cells)| (t.name(), table::middle(cells))).collect();
+        rows.push(Row { workload: *workload, cells });
+    }
+    Ok(rows)
+}
+
+fn measure(workload: &Workload, target: &dyn Target, client: &Client) -> Result<Cell> {
+    let before = target.cpu_time()?;
+    let run = client.run(workload)?;
+    let cpu = target.cpu_time()?.saturating_sub(before);
+    Ok(Cell {
+        per_second: run.operations / run.elapsed.as_secs_f64(),
+        cpu_us: cpu.as_secs_f64() * 1e6 / run.operations,
+    })
+}
