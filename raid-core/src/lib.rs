@@ -7,3 +7,5 @@ pub mod geometry;
 pub mod limits;
 pub mod parity;
 pub mod plan;
+
+pub mod format;
