@@ -80,9 +80,33 @@ pub enum IoErrorKind {
     Other,
 }
 
+impl IoErrorKind {
+    /// What an errno of a file or block device means. The block layer's statuses are in
+    /// `block/blk-core.c`, `blk_errors`.
+    pub fn from_errno(errno: i32) -> Self {
+        match errno {
+            libc::EIO | libc::EILSEQ | libc::ENODATA | libc::EREMOTEIO | libc::EBADMSG | libc::EUCLEAN => {
+                Self::Medium
+            }
+            libc::ENOSPC | libc::EDQUOT => Self::NoSpace,
+            libc::ENODEV | libc::ENXIO | libc::ESHUTDOWN | libc::ENOMEDIUM | libc::ENOLINK | libc::ESTALE => {
+                Self::Gone
+            }
+            libc::EROFS | libc::EBADF => Self::ReadOnly,
+            libc::EOPNOTSUPP | libc::ENOSYS | libc::ENOTTY | libc::EISDIR | libc::ENOTBLK => {
+                Self::Unsupported
+            }
+            libc::EACCES | libc::EPERM => Self::Permission,
+            libc::ENOENT | libc::ENOTDIR => Self::NotFound,
+            libc::EBUSY | libc::ETXTBSY => Self::Busy,
+            _ => Self::Other,
+        }
+    }
+}
+
 /// One failed I/O with its context. Cheap to clone: one failure may be told to many waiters.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("cannot {operation} {length} bytes at {offset} of {device}: {kind}{}", errno_text(*errno))]
+#[error("cannot {operation} {}{device}: {kind}{}", range_text(*operation, *offset, *length), errno_text(*errno))]
 pub struct IoError {
     /// What callers match on.
     pub kind: IoErrorKind,
@@ -96,6 +120,13 @@ pub struct IoError {
     pub length: u64,
     /// The operating system's error number, where there was one.
     pub errno: Option<i32>,
+}
+
+fn range_text(operation: IoOperation, offset: u64, length: u64) -> String {
+    match operation {
+        IoOperation::Open | IoOperation::Flush => String::new(),
+        _ => format!("{length} bytes at {offset} of "),
+    }
 }
 
 fn errno_text(errno: Option<i32>) -> String {
@@ -112,5 +143,17 @@ impl IoError {
         length: u64,
     ) -> Self {
         Self { kind, operation, device: Arc::clone(device), offset, length, errno: None }
+    }
+
+    /// An error of the operating system; its kind follows from its number.
+    pub fn from_errno(
+        errno: i32,
+        operation: IoOperation,
+        device: &Arc<str>,
+        offset: u64,
+        length: u64,
+    ) -> Self {
+        let kind = IoErrorKind::from_errno(errno);
+        Self { errno: Some(errno), ..Self::new(kind, operation, device, offset, length) }
     }
 }
