@@ -8,9 +8,17 @@
 pub mod buffer;
 pub mod device;
 pub mod error;
+pub mod file;
 pub mod memory;
+pub mod runtime;
+pub mod scan;
+
+mod reactor;
+mod threads;
+mod uring;
 
 pub use buffer::{Buffer, BufferPool, PoolError};
 pub use device::{BlockDevice, DeviceInfo, Durability, IoFuture, ReadResult, Zeroing};
 pub use error::{IoError, IoErrorKind, IoOperation};
+pub use file::FileDevice;
 pub use memory::MemoryDevice;
