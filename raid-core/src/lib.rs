@@ -1,11 +1,10 @@
 //! Disks to arrays to volumes: RAID 0, 1, 5, 6 and 10 with Linux md's on-disk format.
 //!
 //! Pure rooms first: [`geometry`] (where a byte lies), [`parity`] (the arithmetic), [`plan`] (how a write is
-//! carried out). It knows nothing of iSCSI, HTTP or config files.
+//! carried out), [`format`](mod@format) (what is on the disks). It knows nothing of iSCSI, HTTP or config files.
 
+pub mod format;
 pub mod geometry;
 pub mod limits;
 pub mod parity;
 pub mod plan;
-
-pub mod format;

@@ -14,7 +14,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use super::{PAGE_BYTES, Page};
 
 mod fields;
+mod new_array;
 pub use fields::{BadBlockLog, Features, MdTime, Role, SetName, SetNameError};
+pub use new_array::NewArray;
 
 /// `MD_SB_MAGIC`.
 const MAGIC: u32 = 0xa92b_4efc;
