@@ -6,98 +6,16 @@
 
 #![allow(unsafe_code)]
 
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ops::{Deref, DerefMut};
-use std::ptr::NonNull;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::pool::Block;
+pub use crate::pool::{BufferPool, PoolError};
 
 /// Alignment of every buffer, enough for O_DIRECT on any device: 4 KiB.
 pub const ALIGNMENT: usize = 4096;
-
-/// Why the pool cannot give a buffer, now or ever.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PoolError {
-    /// Longer than the pool's whole capacity.
-    #[error("a buffer of {asked} bytes is larger than the whole pool of {capacity} bytes")]
-    TooLarge {
-        /// Bytes asked for.
-        asked: usize,
-        /// The pool's cap in bytes.
-        capacity: usize,
-    },
-}
-
-/// A bounded source of aligned buffers. Cloning gives another handle to the same pool.
-#[derive(Clone, Debug)]
-pub struct BufferPool {
-    pages: Arc<Semaphore>,
-    capacity_pages: usize,
-}
-
-impl BufferPool {
-    /// A pool that never has more than `capacity_bytes` handed out.
-    pub fn new(capacity_bytes: usize) -> Self {
-        let capacity_pages = capacity_bytes.div_ceil(ALIGNMENT).min(Semaphore::MAX_PERMITS);
-        Self { pages: Arc::new(Semaphore::new(capacity_pages)), capacity_pages }
-    }
-
-    /// A buffer of exactly `len` bytes, as soon as the pool has room. Callers are served in order.
-    /// Its contents are initialised but arbitrary: whoever shows them to anyone overwrites all of them.
-    pub async fn take(&self, len: usize) -> Result<Buffer, PoolError> {
-        let pages = self.pages_for(len)?;
-        let permit = Arc::clone(&self.pages).acquire_many_owned(pages).await;
-        Ok(Buffer::allocate(len, permit.ok()))
-    }
-
-    /// A buffer if there is room right now.
-    pub fn try_take(&self, len: usize) -> Option<Buffer> {
-        let pages = self.pages_for(len).ok()?;
-        let permit = Arc::clone(&self.pages).try_acquire_many_owned(pages).ok()?;
-        Some(Buffer::allocate(len, Some(permit)))
-    }
-
-    /// The cap in bytes.
-    pub fn capacity_bytes(&self) -> usize {
-        self.capacity_pages * ALIGNMENT
-    }
-
-    /// Bytes handed out now.
-    pub fn used_bytes(&self) -> usize {
-        (self.capacity_pages - self.pages.available_permits()) * ALIGNMENT
-    }
-
-    fn pages_for(&self, len: usize) -> Result<u32, PoolError> {
-        let too_large = PoolError::TooLarge { asked: len, capacity: self.capacity_bytes() };
-        let pages = len.div_ceil(ALIGNMENT).max(1);
-        if pages > self.capacity_pages {
-            return Err(too_large);
-        }
-        u32::try_from(pages).map_err(|_| too_large)
-    }
-}
-
-/// One aligned allocation; freed when its last part is dropped.
-struct Block {
-    base: NonNull<u8>,
-    layout: Layout,
-    _permit: Option<OwnedSemaphorePermit>,
-}
-
-// SAFETY: a Block is only memory; who may touch which part is decided by the Buffers over it,
-// which are disjoint and each owned by one thread at a time.
-unsafe impl Send for Block {}
-// SAFETY: as above; nothing is reachable through `&Block` but its address.
-unsafe impl Sync for Block {}
-
-impl Drop for Block {
-    fn drop(&mut self) {
-        // SAFETY: allocated with this very layout in `Buffer::allocate`, and freed once, here.
-        unsafe { dealloc(self.base.as_ptr(), self.layout) }
-    }
-}
 
 /// A range of aligned memory that belongs to its holder alone.
 pub struct Buffer {
@@ -109,7 +27,7 @@ pub struct Buffer {
 impl Buffer {
     /// A zeroed buffer outside any pool: for metadata, tools and tests.
     pub fn zeroed(len: usize) -> Self {
-        Self::allocate(len, None)
+        Self::over(Block::zeroed(len), len)
     }
 
     /// A buffer outside any pool holding a copy of `bytes`.
@@ -119,15 +37,11 @@ impl Buffer {
         buffer
     }
 
-    fn allocate(len: usize, permit: Option<OwnedSemaphorePermit>) -> Self {
-        let size = len.div_ceil(ALIGNMENT).max(1) * ALIGNMENT;
-        let layout = Layout::from_size_align(size, ALIGNMENT).unwrap_or_else(|_| {
-            // `size` is a rounded-up slice length that the pool's cap bounds, far below isize::MAX.
-            unreachable!("buffer of {len} bytes")
-        });
-        // SAFETY: the layout's size is never zero.
-        let Some(base) = NonNull::new(unsafe { alloc_zeroed(layout) }) else { handle_alloc_error(layout) };
-        Self { block: Arc::new(Block { base, layout, _permit: permit }), start: 0, len }
+    /// The first `len` bytes of a block that nobody else has.
+    pub(crate) fn over(block: Block, len: usize) -> Self {
+        debug_assert!(len <= block.capacity_bytes());
+        // `Buffer`s are the only ones that look into blocks, and this is the first.
+        Self { block: Arc::new(block), start: 0, len }
     }
 
     /// Keep the first `at` bytes; the rest becomes a buffer of its own. Panics if `at` is past the end.
@@ -169,23 +83,23 @@ impl Buffer {
     /// The address, for an engine to hand to the kernel while it owns the buffer.
     pub fn as_mut_ptr(&mut self) -> *mut u8 {
         // SAFETY: `start` lies inside (or one past the end of) the block's allocation.
-        unsafe { self.block.base.as_ptr().add(self.start) }
+        unsafe { self.block.base().as_ptr().add(self.start) }
     }
 }
 
 impl Deref for Buffer {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        // SAFETY: start..start+len lies in the allocation, was initialised by `alloc_zeroed`, and no
+        // SAFETY: start..start+len lies in the allocation, was initialised when it was allocated, and no
         // other Buffer covers any of it.
-        unsafe { std::slice::from_raw_parts(self.block.base.as_ptr().add(self.start), self.len) }
+        unsafe { std::slice::from_raw_parts(self.block.base().as_ptr().add(self.start), self.len) }
     }
 }
 
 impl DerefMut for Buffer {
     fn deref_mut(&mut self) -> &mut [u8] {
         // SAFETY: as in `deref`, and `&mut self` makes the access unique.
-        unsafe { std::slice::from_raw_parts_mut(self.block.base.as_ptr().add(self.start), self.len) }
+        unsafe { std::slice::from_raw_parts_mut(self.block.base().as_ptr().add(self.start), self.len) }
     }
 }
 
@@ -198,5 +112,67 @@ impl AsRef<[u8]> for Buffer {
 impl std::fmt::Debug for Buffer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Buffer").field("len", &self.len).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Cut a buffer at random places, write each part, join what can be joined: the bytes stay put.
+        #[test]
+        fn splitting_and_joining_move_no_bytes(len in 1usize..20_000, cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..8)) {
+            let pool = BufferPool::new(1 << 20);
+            let mut whole = pool.try_take(len).unwrap();
+            let address = whole.as_ptr();
+            for (i, byte) in whole.iter_mut().enumerate() { *byte = i as u8; }
+            let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.index(len + 1)).collect();
+            cuts.sort_unstable();
+            let mut parts = Vec::new();
+            let mut taken = 0;
+            for cut in cuts {
+                parts.push(whole.split_to(cut - taken));
+                taken = cut;
+            }
+            parts.push(whole);
+            prop_assert_eq!(parts.iter().map(|part| part.len()).sum::<usize>(), len);
+            for part in &mut parts { for byte in part.iter_mut() { *byte ^= 0xff; } }
+            let mut parts = parts.into_iter();
+            let mut joined = parts.next().unwrap();
+            for part in parts { joined.unsplit(part).unwrap(); }
+            prop_assert_eq!(joined.as_ptr(), address);
+            prop_assert!(joined.iter().enumerate().all(|(i, &byte)| byte == !(i as u8)));
+            prop_assert_eq!(joined.as_mut_ptr().cast_const(), address);
+            prop_assert!(pool.used_bytes() > 0);
+            let frozen = joined.freeze();
+            prop_assert_eq!(frozen.as_ptr(), address);
+            let slice = frozen.slice(len / 2..);
+            drop(frozen);
+            prop_assert!(pool.used_bytes() > 0, "a slice holds the memory");
+            drop(slice);
+            prop_assert_eq!(pool.used_bytes(), 0);
+        }
+    }
+
+    #[test]
+    fn only_neighbours_are_joined() {
+        let mut left = Buffer::copy_of(&[1; 300]);
+        let mut middle = left.split_off(100);
+        let right = middle.split_off(100);
+        let right = left.unsplit(right).unwrap_err();
+        let stranger = left.unsplit(Buffer::zeroed(100)).unwrap_err();
+        assert_eq!((left.len(), right.len(), stranger.len()), (100, 100, 100));
+        middle.truncate(50);
+        left.unsplit(middle).unwrap();
+        left.unsplit(right).unwrap_err();
+        assert_eq!(left.len(), 150);
+    }
+
+    #[test]
+    #[should_panic(expected = "split at 11 of 10")]
+    fn a_split_past_the_end_panics() {
+        let _ = Buffer::zeroed(10).split_off(11);
     }
 }

@@ -13,6 +13,7 @@ pub mod memory;
 pub mod runtime;
 pub mod scan;
 
+mod pool;
 mod reactor;
 mod threads;
 mod uring;

@@ -13,7 +13,6 @@ mod space;
 mod tests;
 
 use std::fs::File;
-use std::io::{Seek, SeekFrom};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -78,9 +77,8 @@ impl FileDevice {
         error
     }
 
-    /// The file position is used for nothing else, so moving it does no harm.
     fn has_shrunk(&self) -> bool {
-        (&*self.file).seek(SeekFrom::End(0)).is_ok_and(|end| end < self.info.size_bytes)
+        probe::current_size(&self.file, self.identity).is_ok_and(|size| size < self.info.size_bytes)
     }
 
     fn check(&self, operation: IoOperation, offset: u64, length: u64) -> Result<(), IoError> {

@@ -5,7 +5,7 @@
 #![allow(unsafe_code)]
 
 use std::fs::{File, Metadata};
-use std::io::{self, Seek, SeekFrom};
+use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
@@ -120,6 +120,7 @@ mod ioctl {
     nix::ioctl_read_bad!(read_only, 0x125e, libc::c_int); // BLKROGET
     nix::ioctl_read_bad!(logical_block, 0x1268, libc::c_int); // BLKSSZGET
     nix::ioctl_read_bad!(optimal_io, 0x1279, libc::c_uint); // BLKIOOPT
+    nix::ioctl_read!(size_bytes, 0x12, 114, u64); // BLKGETSIZE64
     nix::ioctl_read_bad!(physical_block, 0x127b, libc::c_uint); // BLKPBSZGET
 }
 
@@ -136,7 +137,7 @@ fn probe_block_device(file: &File, metadata: &Metadata, direct: bool, read_only:
     let logical = u32::try_from(logical).ok().filter(|bytes| bytes.is_power_of_two() && *bytes >= 512);
     let logical = logical.ok_or_else(|| io::Error::from_raw_os_error(libc::EOPNOTSUPP))?;
     let alignment = block_alignment(file, logical, direct);
-    let size = (&*file).seek(SeekFrom::End(0))?;
+    let size = block_device_size(file)?;
     let queue = QueueLimits::read(Path::new("/sys"), metadata.rdev());
     let info = DeviceInfo {
         size_bytes: size - size % u64::from(logical),
@@ -151,6 +152,21 @@ fn probe_block_device(file: &File, metadata: &Metadata, direct: bool, read_only:
         read_only: read_only || write_protected != 0,
     };
     Ok(Probed { info, identity: DeviceIdentity::Block { device: metadata.rdev() }, alignment })
+}
+
+/// How large it is now. Takes no lock of the device's, so a worker may ask while others zero ranges.
+pub(super) fn current_size(file: &File, identity: DeviceIdentity) -> io::Result<u64> {
+    match identity {
+        DeviceIdentity::File { .. } => Ok(file.metadata()?.len()),
+        DeviceIdentity::Block { .. } => block_device_size(file),
+    }
+}
+
+fn block_device_size(file: &File) -> io::Result<u64> {
+    let mut size = 0;
+    // SAFETY: the ioctl writes one u64, to which the pointer points.
+    unsafe { ioctl::size_bytes(file.as_raw_fd(), &raw mut size)? };
+    Ok(size)
 }
 
 fn block_alignment(file: &File, logical: u32, direct: bool) -> Alignment {

@@ -3,6 +3,8 @@
 //! A future lives and completes on the worker it was spawned on. Which engine carries the I/O is chosen
 //! once, at start, by really trying it.
 
+#[cfg(test)]
+mod tests;
 mod worker;
 
 use std::future::Future;
