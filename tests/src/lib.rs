@@ -5,6 +5,7 @@
 
 pub mod conformance;
 pub mod image;
+pub mod lab;
 pub mod loop_device;
 pub mod md;
 pub mod process;
@@ -13,6 +14,7 @@ pub mod report;
 pub mod seed;
 pub mod tools;
 
+pub use lab::{Daemon, IQN, Kind, Lab};
 pub use process::{Background, Finished, run};
 pub use seed::Seed;
 

@@ -382,6 +382,26 @@ mod tests {
         assert!(Array::open(&broken).unwrap().check_redundancy().is_err());
     }
 
+    /// What mdadm and the kernel wrote is read as what it is.
+    #[test]
+    fn superblocks_of_real_arrays_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let read = |name: &str| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, fixtures::md::image(name)).unwrap();
+            Superblock::read(&File::open(path).unwrap()).unwrap()
+        };
+        let member = read("raid5-member2");
+        assert_eq!((member.level, member.layout, member.raid_disks), (5, LEFT_SYMMETRIC, 3));
+        assert_eq!(
+            (member.chunk_bytes, member.slot, member.resync_offset),
+            (128 << 10, Some(2), NO_RESYNC_LEFT)
+        );
+        assert_eq!(read("raid5-rebuilt-spare").slot, Some(1));
+        assert_eq!(read("raid10-degraded").layout, NEAR_2);
+        assert_ne!(read("raid6-unclean").resync_offset, NO_RESYNC_LEFT);
+    }
+
     /// mdadm itself agrees with the superblocks written here.
     #[test]
     fn mdadm_reads_the_superblock_of_these_tests() {

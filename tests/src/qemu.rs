@@ -70,6 +70,15 @@ impl Upload {
     }
 }
 
+/// Writes a pattern over and over a region (`Daemon::region`) until it is stopped or the target goes away.
+pub fn write_forever(region: &str, pattern: u8, request_bytes: u64, log: &Path) -> Result<Background> {
+    let mut command = mortal(&tools::need("qemu-img")?);
+    command.args(["bench", "-t", "none", "-w", "-d", "16", "-c", "100000000"]);
+    command.args(["-s", &request_bytes.to_string(), "-S", &request_bytes.to_string()]);
+    command.args([&format!("--pattern={pattern}"), "--image-opts", region]);
+    Background::start(&mut command, log)
+}
+
 /// Runs qemu-io commands (`write -P 0x5a 0 4k`, `read -P ...`) on a LUN, in order.
 ///
 /// # Errors

@@ -1,0 +1,137 @@
+//! Does a RAID 5 LUN behave as a disk should, to libiscsi's tools and its conformance suite, also with a member lost?
+
+use anyhow::{Result, ensure};
+use system_tests::conformance::{self, Tally};
+use system_tests::{IQN, Kind, Lab, MIB, Seed, image, qemu, report};
+
+const DISK_BYTES: u64 = 96 * MIB;
+const LUN_BYTES: u64 = 160 * MIB;
+const FAMILIES: [&str; 6] = [
+    "ALL.Inquiry",
+    "ALL.Read*",
+    "ALL.Write*",
+    "ALL.TestUnitReady",
+    "ALL.ReportSupportedOpcodes",
+    "ALL.iSCSI*",
+];
+/// What else the suite has for disks. Counted and shown; only the families above must pass.
+const OTHERS: [&str; 10] = [
+    "ALL.CompareAndWrite",
+    "ALL.GetLBAStatus",
+    "ALL.Mandatory",
+    "ALL.ModeSense6",
+    "ALL.OrWrite",
+    "ALL.Prefetch*",
+    "ALL.Pr[io]*",
+    "ALL.StartStopUnit",
+    "ALL.Unmap",
+    "ALL.Verify*",
+];
+
+fn raid5() -> Result<(Lab, String)> {
+    let lab = Lab::new(Kind::Files, 4, DISK_BYTES)?;
+    lab.create_array("5", 4)?;
+    let url = lab.export_volume("lun", &format!("{}MiB", LUN_BYTES / MIB), 0)?;
+    Ok((lab, url))
+}
+
+fn suite(families: &[&str], what: &str, url: &str) -> Result<Tally> {
+    let mut all = Tally::default();
+    let mut outputs = String::new();
+    for family in families {
+        let (tally, output) = conformance::run_family(family, url)?;
+        if !tally.failed.is_empty() {
+            outputs.push_str(&output);
+        }
+        all.extend(tally);
+    }
+    let (passed, skipped, failed) = (all.passed.len(), all.skipped.len(), all.failed.len());
+    report::figure(&format!(
+        "conformance, {what}: {passed} passed, {skipped} skipped in part or whole, {failed} failed"
+    ));
+    for (name, reason) in &all.skipped {
+        eprintln!("skipped: {name}: {reason}");
+    }
+    if failed > 0 {
+        eprintln!("{outputs}");
+    }
+    Ok(all)
+}
+
+fn must_pass(what: &str, url: &str) -> Result<()> {
+    let tally = suite(&FAMILIES, what, url)?;
+    ensure!(tally.failed.is_empty(), "failed: {}", tally.failed.join(", "));
+    Ok(())
+}
+
+#[test]
+fn suite_passes_on_a_healthy_array() -> Result<()> {
+    let (lab, url) = raid5()?;
+    must_pass("RAID 5", &url)?;
+    lab.daemon.raidctl(&["status"])?.expect_code(0)?;
+    Ok(())
+}
+
+#[test]
+fn suite_passes_on_a_degraded_array() -> Result<()> {
+    let (lab, url) = raid5()?;
+    lab.fail(1)?;
+    must_pass("RAID 5 degraded", &url)?;
+    lab.daemon.raidctl(&["status"])?.expect_code(1)?.expect_said("degraded")?;
+    Ok(())
+}
+
+#[test]
+fn other_families_leave_the_target_alive() -> Result<()> {
+    let (mut lab, url) = raid5()?;
+    let tally = suite(&OTHERS, "other families on RAID 5", &url)?;
+    if !tally.failed.is_empty() {
+        report::figure(&format!("other families, failed: {}", tally.failed.join(", ")));
+    }
+    ensure!(lab.daemon.running(), "labsand ended");
+    qemu::io(&url, &["write -P 7 1M 64k".into(), "read -P 7 1M 64k".into()])?;
+    Ok(())
+}
+
+#[test]
+fn client_tools_see_one_disk() -> Result<()> {
+    let (lab, url) = raid5()?;
+    conformance::list(lab.daemon.portal())?
+        .expect_said(IQN)?
+        .expect_said("Lun:0")?
+        .expect_said("DIRECT_ACCESS")?;
+    conformance::inquiry(&url, None)?.expect_said("DIRECT_ACCESS")?.expect_said("CmdQue:1")?;
+    for page in [0x00, 0x80, 0x83, 0xb0, 0xb1, 0xb2] {
+        conformance::inquiry(&url, Some(page))?;
+    }
+    conformance::inquiry(&url, Some(0x83))?.expect_said("NAA")?;
+    let capacity = conformance::read_capacity(&url)?.expect_said("Block Length:512")?;
+    capacity.expect_said(&format!("RETURNED LOGICAL BLOCK ADDRESS:{}", LUN_BYTES / 512 - 1))?;
+    qemu::info(&url)?.expect_said(&format!("({LUN_BYTES} bytes)"))?;
+    Ok(())
+}
+
+#[test]
+fn identity_survives_a_restart_and_volumes_differ() -> Result<()> {
+    let (mut lab, url) = raid5()?;
+    let other = lab.export_volume("other", "16MiB", 1)?;
+    let identity = |url: &str| -> Result<String> { Ok(conformance::inquiry(url, Some(0x83))?.stdout) };
+    let before = identity(&url)?;
+    ensure!(before != identity(&other)?, "two volumes have one identity");
+    lab.daemon.kill();
+    lab.daemon.start()?;
+    ensure!(before == identity(&url)?, "the identity changed over a restart");
+    Ok(())
+}
+
+#[test]
+fn images_go_in_and_out_unchanged() -> Result<()> {
+    let mut seed = Seed::from_env(77);
+    let (lab, url) = raid5()?;
+    let (source, copy) = (lab.dir().join("source.ext4"), lab.dir().join("copy.raw"));
+    image::make_ext4(&source, LUN_BYTES, 1000, &mut seed)?;
+    qemu::upload(&source, &url)?;
+    qemu::compare(&source.to_string_lossy(), &url)?.expect_said("identical")?;
+    qemu::download(&url, &copy)?;
+    image::same_bytes(&source, &copy, LUN_BYTES)
+}
