@@ -179,6 +179,9 @@ fn assemble(file: File, name: &Arc<str>, options: OpenOptions) -> io::Result<Fil
         probed = probe::probe(&file, false, options.read_only)?;
     }
     let Probed { info, identity, alignment } = probed;
+    if info.read_only && !options.read_only {
+        return Err(errno(libc::EROFS));
+    }
     let file = Arc::new(file);
     let space = Arc::new(Space::new(Arc::clone(&file), info.size_bytes, info.thin));
     Ok(FileDevice { name: Arc::clone(name), file, info, identity, alignment, space })
