@@ -14,3 +14,39 @@ pub const MIRROR_UNIT_BYTES: u32 = 64 << 10;
 
 /// Data area of a member: 2^54 bytes (16 PiB) times 384 members stays inside 64 bits.
 pub const MAX_MEMBER_BYTES: u64 = 1 << 54;
+
+/// Read errors after which a member is failed though each was repaired: md's `max_corr_read_errors`.
+pub const MAX_READ_ERRORS: u64 = 20;
+
+/// Plans tried for one stripe before giving up: each retry has mended a block or lost a member.
+pub const MAX_WRITE_ATTEMPTS: usize = 8;
+
+/// Bytes of each member zeroed under one set of unit locks.
+pub const ZERO_RUN_BYTES: u64 = 16 << 20;
+
+/// How often the bitmap is swept: md's default `daemon_sleep`.
+pub const SWEEP_INTERVAL_MS: u64 = 5_000;
+
+/// Longest pause background work makes for clients after each window: keeps rebuilds moving under any load.
+pub const MAX_BACKGROUND_PAUSE_MS: u64 = 50;
+
+/// How often a rebuild makes its position durable: at most this much is done again after a crash.
+pub const CHECKPOINT_INTERVAL_MS: u64 = 2_000;
+
+/// Bytes of each member that background work holds and moves at once.
+pub const BACKGROUND_WINDOW_BYTES: u64 = 1 << 20;
+
+/// Memory of an array for parity and old data.
+pub const SCRATCH_BYTES: u64 = 32 << 20;
+
+/// The widest stripes that must fit into it at once, so that background work and clients both move.
+pub const SCRATCH_STRIPES: u64 = 8;
+
+/// Events kept for a listener that lags behind.
+pub const EVENT_BACKLOG: usize = 256;
+
+/// Volumes of one array: their records must fit a config slot beside the SAN's own part.
+pub const MAX_VOLUMES: usize = 256;
+
+/// Sizes of volumes are multiples of this: the largest logical block there is.
+pub const VOLUME_GRAIN_BYTES: u64 = 4096;

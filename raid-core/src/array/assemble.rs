@@ -1,0 +1,390 @@
+//! Starting an array from its members.
+//!
+//! Order that crashes depend on: laggards first get the freshest superblock (`format::assembly`); then the
+//! superblocks say that labsan runs the array and who is missing, durably, before anything is served.
+
+use std::sync::Arc;
+
+use block_io::{Durability, IoError};
+use futures_util::future::join_all;
+use uuid::Uuid;
+
+use super::core::Core;
+use super::create::{bitmap_shape, new_core, wipe_superblock};
+use super::dirty::BitSet;
+use super::examine::{candidate, read_at};
+use super::member::{Counters, Member};
+use super::metadata::Control;
+use super::status::ArrayEvent;
+use super::table::{MemberTable, RebuildPosition, Slot};
+use super::{Array, Environment, MemberDevice, Policy};
+use crate::format::SECTOR_BYTES;
+use crate::format::assembly::{self, AssemblyPlan, AssemblyRefusal, Candidate, Resync, SlotState};
+use crate::format::bitmap::{BitmapHeader, Bits};
+use crate::format::labsan::LabsanError;
+use crate::format::labsan::config::{self, ConfigDocument};
+use crate::format::layout::MemberLayout;
+use crate::format::superblock::{SUPER_OFFSET_BYTES, Superblock};
+use crate::geometry::{Geometry, GeometryError, Level, MemberIndex};
+
+/// How to start an array.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AssembleOptions {
+    /// Accept what may cost data that cannot be known (a write hole, a lost journal).
+    pub force: bool,
+}
+
+/// Why an array could not be started. Unless it is `Io`, nothing was written.
+#[derive(Debug, thiserror::Error)]
+pub enum AssembleError {
+    /// The members do not make an array that can be trusted.
+    #[error(transparent)]
+    Refused(#[from] AssemblyRefusal),
+    /// The superblock describes a shape labsan does not run.
+    #[error("array {array} cannot be run by labsan: {reason}")]
+    Unsupported {
+        /// The array's name.
+        array: String,
+        /// What about it.
+        reason: String,
+    },
+    /// Shapes that no array has.
+    #[error(transparent)]
+    Geometry(#[from] GeometryError),
+    /// The configuration document cannot be read.
+    #[error("array {array}: the configuration on its members cannot be read: {error}")]
+    Document {
+        /// The array's name.
+        array: String,
+        /// Why.
+        error: LabsanError,
+    },
+    /// A device failed.
+    #[error(transparent)]
+    Io(#[from] IoError),
+}
+
+/// Start the array that these devices are members of, on this thread. They must all be of one array; their
+/// order and their paths do not matter.
+pub async fn assemble(
+    devices: Vec<MemberDevice>,
+    options: AssembleOptions,
+    _environment: &Environment,
+) -> Result<Array, AssembleError> {
+    let mut candidates = Vec::with_capacity(devices.len());
+    for device in &devices {
+        candidates.push(candidate(device).await?);
+    }
+    let uuid = array_uuid(&candidates)?;
+    let plan = choose(uuid, &devices, &candidates, options.force).await?;
+    let Ok(freshest) = candidates[plan.freshest].superblock.clone() else {
+        return Err(AssemblyRefusal::NoMembers { array: uuid }.into());
+    };
+    let geometry = geometry_of(&freshest)?;
+    let array = freshest.name.bare();
+    if plan.policy == Policy::Journal {
+        return Err(AssembleError::Unsupported { array, reason: "it keeps a journal".to_owned() });
+    }
+    let members = build_members(&devices, &candidates, &plan, &array)?;
+    let table = build_table(&geometry, &plan, &candidates, &members);
+    let (config_generation, document) = newest_document(&plan, &members, uuid, &array).await?;
+    let header_generation =
+        candidates.iter().filter_map(|c| c.labsan.as_ref().ok()).map(|h| h.generation).max().unwrap_or(0);
+    let (bitmap, dirty) = read_bitmap(&freshest, &geometry, &plan, &candidates, &members).await?;
+    let control =
+        Control { template: freshest.clone(), document, config_generation, header_generation, running: true };
+    let core = Arc::new(new_core(&array, plan.policy, geometry, bitmap, table, control));
+    load_sync_state(&core, &plan, &dirty, options.force);
+    write_laggards(&plan, &candidates, &members, &freshest).await?;
+    take_over(&core, &plan, &candidates).await?;
+    let document = core.control.lock().await.document.clone();
+    core.emit(ArrayEvent::NewArray);
+    if plan.is_degraded() {
+        core.emit(ArrayEvent::DegradedArray);
+    }
+    Ok(Array::start(core, &document))
+}
+
+/// The array that most candidates with a superblock belong to is the first one's: mixing is refused later.
+fn array_uuid(candidates: &[Candidate]) -> Result<Uuid, AssemblyRefusal> {
+    candidates
+        .iter()
+        .find_map(|candidate| candidate.superblock.as_ref().ok())
+        .map(|superblock| superblock.array_uuid)
+        .ok_or(AssemblyRefusal::NoMembers { array: Uuid::nil() })
+}
+
+/// As the pure chooser says; but "unclean and degraded" means that stripes may be half-written, and where the
+/// bitmap marks none, none are.
+async fn choose(
+    uuid: Uuid,
+    devices: &[MemberDevice],
+    candidates: &[Candidate],
+    force: bool,
+) -> Result<AssemblyPlan, AssembleError> {
+    let refusal = match assembly::choose(uuid, candidates, force) {
+        Ok(plan) => return Ok(plan),
+        Err(refusal @ AssemblyRefusal::UncleanDegraded { .. }) => refusal,
+        Err(refusal) => return Err(refusal.into()),
+    };
+    let plan = assembly::choose(uuid, candidates, true)?;
+    if plan.needs.resync != Resync::Bitmap {
+        return Err(refusal.into());
+    }
+    for index in plan.in_sync() {
+        let (Ok(superblock), Some(header)) = (&candidates[index].superblock, &candidates[index].bitmap)
+        else {
+            continue;
+        };
+        if read_bits(&devices[index], superblock, header).await?.is_none_or(|bits| bits.count() != 0) {
+            return Err(refusal.into());
+        }
+    }
+    Ok(plan)
+}
+
+/// The bits of one member's bitmap; `None` if it has none.
+async fn read_bits(
+    device: &MemberDevice,
+    superblock: &Superblock,
+    header: &BitmapHeader,
+) -> Result<Option<BitSet>, IoError> {
+    let Some(offset) = superblock.bitmap_offset_bytes() else { return Ok(None) };
+    let image = read_at(&*device.device, offset, header.image_bytes() as usize).await?;
+    let mut set = BitSet::new(header.bits());
+    for bit in Bits::of_image(&image[..]).set_in(0..header.bits()) {
+        set.insert(bit);
+    }
+    Ok(Some(set))
+}
+
+fn geometry_of(superblock: &Superblock) -> Result<Geometry, AssembleError> {
+    let unsupported = |reason: String| AssembleError::Unsupported { array: superblock.name.bare(), reason };
+    let level = u32::try_from(superblock.level)
+        .ok()
+        .and_then(Level::from_number)
+        .ok_or_else(|| unsupported(format!("level {} is not supported", superblock.level)))?;
+    if level != Level::Raid0 && level != Level::Raid1 && superblock.layout != level.layout_number() {
+        return Err(unsupported(format!("layout {:#x} of {level} is not supported", superblock.layout)));
+    }
+    let component = if level == Level::Raid0 { superblock.data_size } else { superblock.size_sectors };
+    let members = superblock.raid_disks as usize;
+    let chunk_bytes = u64::from(superblock.chunk_sectors) * SECTOR_BYTES;
+    Ok(Geometry::new(level, members, chunk_bytes, component.saturating_mul(SECTOR_BYTES))?)
+}
+
+/// Every candidate that may play a part, at its index; `None` for those that are left out.
+fn build_members(
+    devices: &[MemberDevice],
+    candidates: &[Candidate],
+    plan: &AssemblyPlan,
+    array: &str,
+) -> Result<Vec<Option<Arc<Member>>>, AssembleError> {
+    let left_out =
+        |index: &usize| plan.left_out.contains(index) || plan.slots.contains(&SlotState::Stale(*index));
+    (0..candidates.len())
+        .map(|index| {
+            let candidate = &candidates[index];
+            let Ok(superblock) = &candidate.superblock else { return Ok(None) };
+            if left_out(&index) {
+                return Ok(None);
+            }
+            let layout = layout_of(candidate, superblock).map_err(|error| AssembleError::Unsupported {
+                array: array.to_owned(),
+                reason: format!("{}: {error}", candidate.id),
+            })?;
+            Ok(Some(Arc::new(Member {
+                number: superblock.dev_number as u16,
+                device_uuid: superblock.device_uuid,
+                path: devices[index].path.clone(),
+                device: Arc::clone(&devices[index].device),
+                layout,
+                counters: Counters::default(),
+            })))
+        })
+        .collect()
+}
+
+/// Where things lie: as the header says, or as an array that mdadm made leaves room.
+fn layout_of(
+    candidate: &Candidate,
+    superblock: &Superblock,
+) -> Result<MemberLayout, crate::format::layout::LayoutError> {
+    match &candidate.labsan {
+        Ok(header) => Ok(header.layout.clone()),
+        Err(_) => {
+            let image = candidate.bitmap.as_ref().map_or(0, BitmapHeader::image_bytes);
+            MemberLayout::adopt(superblock, image, candidate.size_bytes)
+        }
+    }
+}
+
+fn build_table(
+    geometry: &Geometry,
+    plan: &AssemblyPlan,
+    candidates: &[Candidate],
+    members: &[Option<Arc<Member>>],
+) -> MemberTable {
+    let slots = plan
+        .slots
+        .iter()
+        .enumerate()
+        .map(|(slot, state)| match *state {
+            SlotState::InSync(index) => members[index].clone().map_or(Slot::Missing, Slot::InSync),
+            SlotState::Rebuilding { candidate, recovery_offset, .. } => {
+                let done = recovery_offset.saturating_mul(SECTOR_BYTES);
+                let unit = geometry.first_unit_at(MemberIndex(slot as u16), done);
+                members[candidate]
+                    .clone()
+                    .map_or(Slot::Missing, |member| Slot::Rebuilding(member, RebuildPosition::new(unit)))
+            }
+            SlotState::Stale(_) | SlotState::Missing => Slot::Missing,
+        })
+        .collect();
+    let stale = plan
+        .notes
+        .iter()
+        .filter(|note| plan.left_out.contains(&note.candidate) || is_stale(plan, note.candidate))
+        .map(|note| {
+            (
+                stale_slot(plan, note.candidate),
+                candidates[note.candidate].id.clone().into(),
+                note.kind.to_string(),
+            )
+        })
+        .collect();
+    let spares = plan.spares.iter().filter_map(|&index| members[index].clone()).collect();
+    MemberTable { slots, spares, failed: Vec::new(), stale }
+}
+
+fn is_stale(plan: &AssemblyPlan, candidate: usize) -> bool {
+    stale_slot(plan, candidate).is_some()
+}
+
+fn stale_slot(plan: &AssemblyPlan, candidate: usize) -> Option<u16> {
+    let slot = plan.slots.iter().position(|slot| *slot == SlotState::Stale(candidate))?;
+    u16::try_from(slot).ok()
+}
+
+/// The newest document that any trusted member holds. An array that mdadm made has none.
+async fn newest_document(
+    plan: &AssemblyPlan,
+    members: &[Option<Arc<Member>>],
+    uuid: Uuid,
+    array: &str,
+) -> Result<(u64, ConfigDocument), AssembleError> {
+    let document = |error| AssembleError::Document { array: array.to_owned(), error };
+    let mut newest: Option<config::ConfigSlot> = None;
+    let mut torn: Option<LabsanError> = None;
+    for index in plan.in_sync() {
+        let Some(member) = &members[index] else { continue };
+        let [a, b] = member.layout.config;
+        let a = read_at(&*member.device, a.offset, a.len as usize).await?;
+        let b = read_at(&*member.device, b.offset, b.len as usize).await?;
+        match config::choose(&a, &b, uuid) {
+            Ok((_, slot)) if newest.as_ref().is_none_or(|best| slot.generation > best.generation) => {
+                newest = Some(slot);
+            }
+            Ok(_) | Err(LabsanError::NoMagic) => {}
+            Err(error @ LabsanError::NewerVersion { .. }) => return Err(document(error)),
+            Err(error) => torn = Some(error),
+        }
+    }
+    match (newest, torn) {
+        (Some(slot), _) => Ok((slot.generation, ConfigDocument::parse(&slot.payload).map_err(document)?)),
+        // Volumes were there and no copy of them can be read: starting without would give their space away.
+        (None, Some(error)) => Err(document(error)),
+        (None, None) => Ok((0, ConfigDocument::default())),
+    }
+}
+
+/// The shape of the bitmap, and every bit that any member in sync has set.
+async fn read_bitmap(
+    freshest: &Superblock,
+    geometry: &Geometry,
+    plan: &AssemblyPlan,
+    candidates: &[Candidate],
+    members: &[Option<Arc<Member>>],
+) -> Result<(BitmapHeader, BitSet), AssembleError> {
+    let shape = plan.in_sync().find_map(|index| candidates[index].bitmap.clone());
+    let header = match shape {
+        Some(header) => header,
+        None => bitmap_shape(freshest, geometry, crate::format::layout::BITMAP_BYTES)
+            .map_err(|_| GeometryError::MembersTooLarge { member_bytes: geometry.member_bytes() })?,
+    };
+    let mut dirty = BitSet::new(header.bits());
+    for index in plan.in_sync() {
+        let (Some(member), Ok(superblock), Some(own)) =
+            (&members[index], &candidates[index].superblock, &candidates[index].bitmap)
+        else {
+            continue;
+        };
+        let device = MemberDevice { path: member.path.clone(), device: Arc::clone(&member.device) };
+        if let Some(bits) = read_bits(&device, superblock, own).await? {
+            for bit in bits.iter().filter(|&bit| bit < header.bits()) {
+                dirty.insert(bit);
+            }
+        }
+    }
+    Ok((header, dirty))
+}
+
+fn load_sync_state(core: &Core, plan: &AssemblyPlan, dirty: &BitSet, force: bool) {
+    match plan.needs.resync {
+        Resync::None => core.dirty.load(dirty, false),
+        Resync::Bitmap => core.dirty.load(dirty, true),
+        Resync::From(_) => core.dirty.mark_all_unsynced(),
+    }
+    let parity_lost = core.geometry.level().has_parity() && plan.is_degraded();
+    if force && parity_lost && core.dirty.unsynced_count() > 0 {
+        core.note(format!(
+            "started by force: {} regions may hold stripes that were half-written; what parity gives there was accepted",
+            core.dirty.unsynced_count()
+        ));
+        core.dirty.accept_all();
+    }
+}
+
+/// Before the first update of our own, everyone has the last one.
+async fn write_laggards(
+    plan: &AssemblyPlan,
+    candidates: &[Candidate],
+    members: &[Option<Arc<Member>>],
+    freshest: &Superblock,
+) -> Result<(), IoError> {
+    for &index in &plan.laggards {
+        let (Some(member), Ok(own)) = (&members[index], &candidates[index].superblock) else { continue };
+        let mut superblock = own.clone();
+        superblock.events = freshest.events;
+        superblock.utime = freshest.utime;
+        superblock.resync_offset = freshest.resync_offset;
+        superblock.roles.clone_from(&freshest.roles);
+        superblock.features = freshest.features;
+        let data = block_io::Buffer::copy_of(&superblock.encode()).freeze();
+        member.device.write(SUPER_OFFSET_BYTES, data, Durability::Durable).await?;
+    }
+    Ok(())
+}
+
+/// Say durably that labsan runs the array, with these members.
+async fn take_over(core: &Core, plan: &AssemblyPlan, candidates: &[Candidate]) -> Result<(), AssembleError> {
+    for note in &plan.notes {
+        core.note(format!("{}: {}", candidates[note.candidate].id, note.kind));
+    }
+    let mut control = core.control.lock().await;
+    let table = MemberTable::clone(&core.table());
+    core.commit_roles(&mut control, table).await?;
+    let (events, utime) = (control.template.events, control.template.utime);
+    let failures = core.write_headers(&mut control, events, utime).await;
+    for (member, error) in failures {
+        drop(control);
+        core.write_failed(&member, &error).await?;
+        control = core.control.lock().await;
+    }
+    Ok(())
+}
+
+/// Make members belong to no array any more.
+pub(super) async fn wipe_all(members: &[Arc<Member>]) -> Result<(), IoError> {
+    join_all(members.iter().map(|member| wipe_superblock(member))).await.into_iter().collect()
+}

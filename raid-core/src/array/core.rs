@@ -1,0 +1,156 @@
+//! What every part of the engine shares: the array's state, and the small questions asked of it.
+//!
+//! Locks, in the order in which they are taken: `volume_turn`, unit locks, then `control`, then `bitmap_turn`. `control` is
+//! held while superblocks and config are written, `bitmap_turn` while the bitmap is. No lock of std is held
+//! across an await.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arc_swap::ArcSwap;
+use block_io::{BufferPool, DeviceInfo, IoError, IoErrorKind, IoOperation, Zeroing};
+use tokio::sync::{Notify, broadcast};
+use uuid::Uuid;
+
+use super::dirty::DirtyMap;
+use super::in_flight::{InFlight, InFlightGuard};
+use super::locks::UnitLocks;
+use super::metadata::Control;
+use super::status::{Activity, ArrayEvent};
+use super::table::MemberTable;
+use crate::format::SECTOR_BYTES;
+use crate::format::bitmap::BitmapHeader;
+use crate::format::labsan::Policy;
+use crate::geometry::Geometry;
+use crate::parity::Kernel;
+
+/// The state of one running array.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) name: Arc<str>,
+    pub(crate) uuid: Uuid,
+    pub(crate) geometry: Geometry,
+    pub(crate) policy: Policy,
+    pub(crate) info: DeviceInfo,
+    pub(crate) kernel: &'static Kernel,
+    pub(crate) table: ArcSwap<MemberTable>,
+    pub(crate) locks: Arc<UnitLocks>,
+    pub(crate) dirty: DirtyMap,
+    /// The shape of the bitmap; its `events` are filled in when it is written.
+    pub(crate) bitmap: BitmapHeader,
+    pub(crate) bitmap_events: AtomicU64,
+    pub(crate) bitmap_turn: tokio::sync::Mutex<()>,
+    pub(crate) control: tokio::sync::Mutex<Control>,
+    /// Held by whoever makes, resizes or deletes a volume, from the choice of its place until it is durable.
+    pub(crate) volume_turn: tokio::sync::Mutex<()>,
+    /// Parity and what is read to compute it. Whoever takes from it takes all it needs at once and waits for
+    /// nobody else's memory meanwhile.
+    pub(crate) scratch: BufferPool,
+    pub(crate) gate: Arc<InFlight>,
+    /// More members are lost than the level tolerates: no more writes.
+    pub(crate) failed: AtomicBool,
+    pub(crate) keeper: Notify,
+    pub(crate) stopping: AtomicBool,
+    pub(crate) events: broadcast::Sender<ArrayEvent>,
+    pub(crate) activity: Mutex<Option<Activity>>,
+    pub(crate) notes: Mutex<Vec<String>>,
+}
+
+impl Core {
+    pub(crate) fn table(&self) -> Arc<MemberTable> {
+        self.table.load_full()
+    }
+
+    pub(crate) fn error(
+        &self,
+        kind: IoErrorKind,
+        operation: IoOperation,
+        offset: u64,
+        length: u64,
+    ) -> IoError {
+        IoError::new(kind, operation, &self.name, offset, length)
+    }
+
+    /// Let a client operation in, after checking its range.
+    pub(crate) fn enter(
+        &self,
+        operation: IoOperation,
+        offset: u64,
+        length: u64,
+    ) -> Result<InFlightGuard, IoError> {
+        let block = u64::from(self.info.logical_block_bytes);
+        if !offset.is_multiple_of(block) || !length.is_multiple_of(block) {
+            return Err(self.error(IoErrorKind::Misaligned, operation, offset, length));
+        }
+        if offset.checked_add(length).is_none_or(|end| end > self.geometry.size_bytes()) {
+            return Err(self.error(IoErrorKind::OutOfRange, operation, offset, length));
+        }
+        self.gate.enter().ok_or_else(|| self.error(IoErrorKind::Stopped, operation, offset, length))
+    }
+
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    /// The bitmap's bits for a unit.
+    pub(crate) fn bits_of(&self, units: Range<u64>) -> Range<u64> {
+        let start = self.geometry.unit_bitmap_range(units.start).start;
+        let end = self.geometry.unit_bitmap_range(units.end.saturating_sub(1)).end;
+        self.bitmap.bits_of(start / SECTOR_BYTES..end.div_ceil(SECTOR_BYTES))
+    }
+
+    /// Parity or copies of this unit agree with its data.
+    pub(crate) fn in_sync(&self, unit: u64) -> bool {
+        !self.dirty.is_unsynced(self.bits_of(unit..unit + 1))
+    }
+
+    pub(crate) fn emit(&self, event: ArrayEvent) {
+        tracing::info!(array = %self.name, ?event, "array event");
+        // Nobody listening is no failure.
+        let _ = self.events.send(event);
+    }
+
+    pub(crate) fn note(&self, note: String) {
+        tracing::warn!(array = %self.name, "{note}");
+        let mut notes = lock(&self.notes);
+        if !notes.contains(&note) {
+            notes.push(note);
+        }
+    }
+
+    pub(crate) fn set_activity(&self, activity: Option<Activity>) {
+        *lock(&self.activity) = activity;
+    }
+}
+
+/// The journal keeps no bitmap of its own; it marks what it has in flight itself.
+pub(crate) fn keeps_bitmap(policy: Policy) -> bool {
+    policy == Policy::Bitmap
+}
+
+/// A std lock whose holder cannot panic half-way through a change.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What the array can do, from what its members can.
+pub(crate) fn combined_info(geometry: &Geometry, members: &[DeviceInfo]) -> DeviceInfo {
+    let all = |ability: fn(&DeviceInfo) -> bool| members.iter().all(ability);
+    DeviceInfo {
+        size_bytes: geometry.size_bytes(),
+        logical_block_bytes: members.iter().map(|m| m.logical_block_bytes).max().unwrap_or(512),
+        physical_block_bytes: members.iter().map(|m| m.physical_block_bytes).max().unwrap_or(4096),
+        optimal_write_bytes: geometry.stripe_data_bytes(),
+        volatile_write_cache: !all(|m| !m.volatile_write_cache),
+        // Where members cannot, zeros are written instead: clients always get zeros back.
+        discard: true,
+        zeroing: if all(|m| m.zeroing == Zeroing::Cheap) { Zeroing::Cheap } else { Zeroing::Slow },
+        thin: !all(|m| !m.thin),
+        read_only: false,
+    }
+}

@@ -1,0 +1,141 @@
+//! A running array: members behind one [`BlockDevice`], its roles, its spares, its volumes.
+//!
+//! `ARCHITECTURE.md` tells the life of a write and of a read; here is who does what:
+//! - `read`, `write`: the two paths. `parity_write`, `mirror`, `stripe_io` carry them out, under the unit
+//!   locks of `locks`.
+//! - `dirty`, `bitmap_io`: which regions may be out of sync, in memory and on the members.
+//! - `table`, `metadata`, `failure`: who plays which role, and how a change of roles is made durable.
+//! - `keeper`, `rebuild`: what goes on in the background.
+//! - `create`, `assemble`, `examine`, `control`, `volumes`, `status`: what the daemon asks for.
+
+mod assemble;
+mod bitmap_io;
+mod control;
+mod core;
+mod create;
+mod dirty;
+mod examine;
+mod failure;
+mod in_flight;
+mod keeper;
+mod locks;
+mod member;
+mod metadata;
+mod mirror;
+mod parity_write;
+mod read;
+mod rebuild;
+mod status;
+mod stripe_io;
+mod table;
+mod volumes;
+mod write;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use block_io::{BlockDevice, Buffer, DeviceInfo, Durability, IoError, IoFuture, ReadResult};
+use bytes::Bytes;
+use uuid::Uuid;
+
+pub use assemble::{AssembleError, AssembleOptions, assemble};
+pub use control::{MemberError, StopError};
+pub use create::{CreateError, CreateSpec, create};
+pub use examine::{Examination, ExaminedMember, examine};
+pub use metadata::DocumentError;
+pub use status::{Activity, ActivityKind, ArrayEvent, ArrayState, ArrayStatus, MemberState, MemberStatus};
+pub use volumes::VolumeError;
+
+pub use crate::format::labsan::Policy;
+use crate::volume::Volume;
+use core::Core;
+
+/// A device offered to an array, and the path by which people know it.
+#[derive(Clone, Debug)]
+pub struct MemberDevice {
+    /// The path it was opened by.
+    pub path: PathBuf,
+    /// The open device.
+    pub device: Arc<dyn BlockDevice>,
+}
+
+/// What the host contributes to an array.
+#[derive(Clone, Debug)]
+pub struct Environment {
+    /// The host's name, which md puts before the array's.
+    pub hostname: String,
+}
+
+/// A handle to a running array; clones are the same array.
+#[derive(Clone)]
+pub struct Array {
+    core: Arc<Core>,
+    volumes: Arc<Mutex<Vec<Arc<Volume>>>>,
+}
+
+impl fmt::Debug for Array {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Array").field("name", &self.core.name).finish_non_exhaustive()
+    }
+}
+
+impl Array {
+    /// The name without its host.
+    pub fn name(&self) -> &str {
+        &self.core.name
+    }
+
+    /// md's `set_uuid`.
+    pub fn uuid(&self) -> Uuid {
+        self.core.uuid
+    }
+
+    /// Things that happen from now on. A receiver that lags behind loses the oldest.
+    pub fn events(&self) -> tokio::sync::broadcast::Receiver<ArrayEvent> {
+        self.core.events.subscribe()
+    }
+
+    /// Take the array into service on this thread: open its volumes, start its keeper.
+    fn start(core: Arc<Core>, document: &crate::format::labsan::ConfigDocument) -> Self {
+        let array = Self { core: Arc::clone(&core), volumes: Arc::default() };
+        let volumes: Vec<_> =
+            document.volumes.iter().map(|record| Volume::new(array.clone(), record.clone())).collect();
+        *core::lock(&array.volumes) = volumes;
+        tokio::task::spawn_local(keeper::run(core));
+        array
+    }
+}
+
+impl BlockDevice for Array {
+    fn info(&self) -> DeviceInfo {
+        self.core.info.clone()
+    }
+
+    fn name(&self) -> &str {
+        &self.core.name
+    }
+
+    fn read(&self, offset: u64, buffer: Buffer) -> IoFuture<'_, ReadResult> {
+        Box::pin(self.core.read(offset, buffer))
+    }
+
+    fn write(&self, offset: u64, data: Bytes, durability: Durability) -> IoFuture<'_, Result<(), IoError>> {
+        Box::pin(self.core.write(offset, data, durability))
+    }
+
+    fn flush(&self) -> IoFuture<'_, Result<(), IoError>> {
+        Box::pin(self.core.flush())
+    }
+
+    fn zero(&self, offset: u64, length: u64, durability: Durability) -> IoFuture<'_, Result<(), IoError>> {
+        Box::pin(self.core.zero(offset, length, durability, false))
+    }
+
+    fn discard(&self, offset: u64, length: u64) -> IoFuture<'_, Result<(), IoError>> {
+        Box::pin(self.core.zero(offset, length, Durability::Durable, true))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,276 @@
+//! Levels 5 and 6: carrying out the write of one stripe. The stripe is held from reading old data until the
+//! new is in place.
+//!
+//! Order that crashes depend on: the bitmap marks the stripe durably, then data and parity go to their places.
+//! A crash in between leaves a marked stripe, which resync makes agree again. A member that fails meanwhile is
+//! durably out before the write is acknowledged (`failure`).
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use block_io::{Buffer, Durability, IoError, IoErrorKind, IoOperation};
+use bytes::Bytes;
+use futures_util::future::join_all;
+
+use super::core::Core;
+use super::locks::Fragment;
+use super::member::Member;
+use super::stripe_io::{RowData, RowFailure};
+use super::table::MemberTable;
+use crate::geometry::Row;
+use crate::limits;
+use crate::plan::{SegmentPlan, compute_parity, plan_segment, segments};
+
+/// A segment with everything it takes: new data, what was read, room for parity.
+struct Segment {
+    plan: SegmentPlan,
+    new: HashMap<Row, Bytes>,
+    old: Vec<RowData>,
+    parity: Vec<RowData>,
+}
+
+/// Why an attempt to write a stripe did not end.
+enum Interrupted {
+    /// Plan again: a member went, or a block was repaired.
+    Again(RowFailure),
+    /// There is no way.
+    Refused(IoError),
+}
+
+impl Core {
+    /// Write disjoint fragments of one stripe. The stripe is held.
+    pub(crate) async fn write_stripe(&self, stripe: u64, fragments: &[Fragment]) -> Result<(), IoError> {
+        for _ in 0..limits::MAX_WRITE_ATTEMPTS {
+            let table = self.table();
+            let failure = match self.try_write_stripe(&table, stripe, fragments).await {
+                Ok(()) => return Ok(()),
+                Err(Interrupted::Refused(error)) => return Err(error),
+                Err(Interrupted::Again(failure)) => failure,
+            };
+            self.mend_before_retry(stripe, failure).await?;
+        }
+        Err(self.unknown(IoOperation::Write, stripe))
+    }
+
+    /// Old data could not be read. Write it anew from the other rows; what cannot be written fails its member,
+    /// and the next plan does without.
+    async fn mend_before_retry(&self, stripe: u64, failure: RowFailure) -> Result<(), IoError> {
+        let Some(member) = &failure.member else { return Err(failure.error) };
+        let columns = 0..self.geometry.chunk_bytes();
+        let Some(place) = failure.error.offset.checked_sub(member.layout.data_offset) else {
+            return Err(failure.error);
+        };
+        let start = place.saturating_sub(self.geometry.stripe_offset(stripe)) as u32;
+        let end = start.saturating_add(failure.error.length as u32).min(columns.end);
+        let columns = if start < end { start..end } else { columns };
+        self.repair_row(stripe, &columns, failure.row, member, &failure.error).await.map(|_| ())
+    }
+
+    async fn try_write_stripe(
+        &self,
+        table: &MemberTable,
+        stripe: u64,
+        fragments: &[Fragment],
+    ) -> Result<(), Interrupted> {
+        let mut segments = self.plan_stripe(table, stripe, fragments).map_err(Interrupted::Refused)?;
+        for row in self.geometry.rows() {
+            if let Some(member) = self.row_member(table, stripe, row) {
+                let provisioned = self.provision(member, self.geometry.stripe_offset(stripe)).await;
+                provisioned.map_err(Interrupted::Refused)?;
+            }
+        }
+        self.give_scratch(&mut segments).await;
+        for segment in
+            join_all(segments.iter_mut().map(|segment| self.read_old(table, stripe, segment))).await
+        {
+            segment.map_err(Interrupted::Again)?;
+        }
+        for segment in &mut segments {
+            self.compute(segment)
+                .map_err(|()| Interrupted::Refused(self.unknown(IoOperation::Write, stripe)))?;
+        }
+        let durability = strictest(fragments);
+        let _dirty = self.mark_dirty(stripe..stripe + 1).await.map_err(Interrupted::Refused)?;
+        let results = self.put_in_place(table, stripe, segments, durability).await;
+        let settled = self.settle_writes(results).await;
+        if settled.as_ref().is_err_and(|error| error.kind == IoErrorKind::NoSpace) {
+            // Some of it is in place and some is not: never trust this stripe until resync was here.
+            self.dirty.mark_unsynced(self.bits_of(stripe..stripe + 1));
+            self.keeper.notify_one();
+        }
+        settled.map_err(Interrupted::Refused)
+    }
+
+    fn plan_stripe(
+        &self,
+        table: &MemberTable,
+        stripe: u64,
+        fragments: &[Fragment],
+    ) -> Result<Vec<Segment>, IoError> {
+        let missing = self.missing_for_write(table, stripe)?;
+        let in_sync = self.in_sync(stripe);
+        let ranges: Vec<Range<u32>> = fragments.iter().map(Fragment::range).collect();
+        segments(self.geometry.chunk_bytes(), &ranges)
+            .into_iter()
+            .map(|(columns, written)| {
+                let plan = plan_segment(&self.geometry, stripe, &missing, in_sync, columns.clone(), &written)
+                    .map_err(|_| self.unknown(IoOperation::Write, stripe))?;
+                let new = written.iter().map(|&row| (row, self.new_data(fragments, row, &columns))).collect();
+                Ok(Segment { plan, new, old: Vec::new(), parity: Vec::new() })
+            })
+            .collect()
+    }
+
+    /// The new bytes of a written row in these columns: segments are cut at every fragment's edge, so exactly
+    /// one (disjoint) fragment holds them all.
+    fn new_data(&self, fragments: &[Fragment], row: Row, columns: &Range<u32>) -> Bytes {
+        let Row::Data(index) = row else { return Bytes::new() };
+        let base = u32::from(index) * self.geometry.chunk_bytes();
+        let wanted = base + columns.start..base + columns.end;
+        fragments
+            .iter()
+            .find(|fragment| fragment.start <= wanted.start && wanted.end <= fragment.range().end)
+            .map(|fragment| {
+                let from = (wanted.start - fragment.start) as usize;
+                fragment.data.slice(from..from + wanted.len())
+            })
+            .unwrap_or_default()
+    }
+
+    /// All the memory a stripe's segments need, taken at once.
+    async fn give_scratch(&self, segments: &mut [Segment]) {
+        let width = |plan: &SegmentPlan| (plan.columns.end - plan.columns.start) as usize;
+        let total = segments
+            .iter()
+            .map(|segment| {
+                width(&segment.plan) * (segment.plan.reads.len() + segment.plan.parity_writes.len())
+            })
+            .sum();
+        if total == 0 {
+            return;
+        }
+        let mut scratch = self.take_scratch(total).await;
+        for Segment { plan, old, parity, .. } in segments {
+            let mut part = |&row: &Row| RowData { row, buffer: scratch.split_to(width(plan)) };
+            *old = plan.reads.iter().map(&mut part).collect();
+            *parity = plan.parity_writes.iter().map(&mut part).collect();
+        }
+    }
+
+    async fn read_old(
+        &self,
+        table: &MemberTable,
+        stripe: u64,
+        segment: &mut Segment,
+    ) -> Result<(), RowFailure> {
+        let rows = std::mem::take(&mut segment.old);
+        segment.old = self.read_rows(table, stripe, &segment.plan.columns, rows).await?;
+        Ok(())
+    }
+
+    fn compute(&self, segment: &mut Segment) -> Result<(), ()> {
+        let Segment { plan, new, old, parity } = segment;
+        let mut views: Vec<&mut [u8]> = parity.iter_mut().map(|row| &mut row.buffer[..]).collect();
+        let new = |row: Row| new.get(&row).map_or(&[][..], |data| &data[..]);
+        let old = |row: Row| old.iter().find(|read| read.row == row).map_or(&[][..], |read| &read.buffer[..]);
+        compute_parity(self.kernel, &self.geometry, plan, new, old, &mut views).map_err(|_| ())
+    }
+
+    async fn put_in_place(
+        &self,
+        table: &MemberTable,
+        stripe: u64,
+        segments: Vec<Segment>,
+        durability: Durability,
+    ) -> Vec<(Arc<Member>, Result<(), IoError>)> {
+        let mut writes = Vec::new();
+        for segment in segments {
+            let at = self.column_offset(stripe, &segment.plan.columns);
+            let Segment { plan, new, parity, .. } = segment;
+            let data = plan.data_writes.iter().filter_map(|row| Some((*row, new.get(row)?.clone())));
+            let parity = parity.into_iter().map(|row| (row.row, row.buffer.freeze()));
+            for (row, bytes) in data.chain(parity).collect::<Vec<_>>() {
+                let Some(member) = self.row_member(table, stripe, row) else { continue };
+                let member = Arc::clone(member);
+                writes.push(async move {
+                    let result = member.write(at, bytes, durability).await;
+                    (member, result)
+                });
+            }
+        }
+        join_all(writes).await
+    }
+}
+
+/// Make fragments disjoint and as long as they can be: later ones win, neighbours join. One fragment alone is
+/// left as it is, without a copy.
+pub(crate) fn merge(fragments: Vec<Fragment>) -> Vec<Fragment> {
+    if fragments.len() < 2 {
+        return fragments;
+    }
+    let durability = strictest(&fragments);
+    let mut ranges: Vec<Range<u32>> = fragments.iter().map(Fragment::range).collect();
+    ranges.sort_by_key(|range| range.start);
+    let mut joined: Vec<Range<u32>> = Vec::new();
+    for range in ranges {
+        match joined.last_mut() {
+            Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
+            _ => joined.push(range),
+        }
+    }
+    joined
+        .into_iter()
+        .map(|range| {
+            let inside: Vec<&Fragment> =
+                fragments.iter().filter(|f| range.start <= f.start && f.range().end <= range.end).collect();
+            if let [only] = inside[..] {
+                return Fragment { durability, ..only.clone() };
+            }
+            let mut data = Buffer::zeroed(range.len());
+            for fragment in inside {
+                let at = (fragment.start - range.start) as usize;
+                data[at..at + fragment.data.len()].copy_from_slice(&fragment.data);
+            }
+            Fragment { start: range.start, data: data.freeze(), durability }
+        })
+        .collect()
+}
+
+/// Durable if any fragment has to be.
+fn strictest(fragments: &[Fragment]) -> Durability {
+    if fragments.iter().any(|fragment| fragment.durability == Durability::Durable) {
+        Durability::Durable
+    } else {
+        Durability::Cached
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fragment(start: u32, fill: u8, length: usize) -> Fragment {
+        let data = Bytes::from(vec![fill; length]);
+        Fragment { start, data, durability: Durability::Cached }
+    }
+
+    #[test]
+    fn merging_joins_neighbours_and_lets_the_later_win() {
+        let merged = merge(vec![fragment(0, 1, 8), fragment(20, 2, 4), fragment(8, 3, 4), fragment(4, 4, 6)]);
+        let shape: Vec<(u32, Vec<u8>)> = merged.into_iter().map(|f| (f.start, f.data.to_vec())).collect();
+        assert_eq!(
+            shape,
+            [(0, vec![1, 1, 1, 1, 4, 4, 4, 4, 4, 4, 3, 3]), (20, vec![2, 2, 2, 2])],
+            "fragment 4 came last and lies over 1 and 3"
+        );
+    }
+
+    #[test]
+    fn a_durable_fragment_makes_its_batch_durable() {
+        let mut durable = fragment(64, 1, 4);
+        durable.durability = Durability::Durable;
+        let merged = merge(vec![fragment(0, 1, 4), durable]);
+        assert!(merged.iter().all(|f| f.durability == Durability::Durable));
+    }
+}

@@ -1,0 +1,145 @@
+//! The life of a read: cut at chunks, sent to members, all at once, into disjoint parts of one buffer.
+//!
+//! A part whose member is there is read from it without any lock. Only where a member is missing, or a read
+//! fails, is the unit held and the part computed from the others (and written back where it was unreadable).
+
+use block_io::{Buffer, IoError, IoErrorKind, IoOperation, ReadResult};
+use futures_util::future::join_all;
+
+use super::core::Core;
+use crate::geometry::{Level, Place, Row, UnitPiece};
+use crate::volume::rejoin;
+
+/// A part of a read that lies in one chunk: where it is, and where it goes.
+struct Part {
+    unit: u64,
+    /// Bytes into the unit's data.
+    start: u32,
+    buffer: Buffer,
+}
+
+impl Core {
+    /// Read `buffer.len()` bytes at `offset` of the array.
+    pub(crate) async fn read(&self, offset: u64, mut buffer: Buffer) -> ReadResult {
+        let length = buffer.len() as u64;
+        let _inside = match self.enter(IoOperation::Read, offset, length) {
+            Ok(guard) => guard,
+            Err(error) => return (buffer, Err(error)),
+        };
+        let mut whole = buffer.split_to(0);
+        let parts = self.cut(offset, buffer);
+        if parts.len() <= 1 {
+            // The usual small read: no list of futures.
+            let Some(part) = parts.into_iter().next() else { return (whole, Ok(())) };
+            return self.read_part(part).await;
+        }
+        let mut outcome = Ok(());
+        for (part, result) in join_all(parts.into_iter().map(|part| self.read_part(part))).await {
+            outcome = outcome.and(result);
+            rejoin(&mut whole, part);
+        }
+        (whole, outcome)
+    }
+
+    fn cut(&self, offset: u64, mut buffer: Buffer) -> smallvec::SmallVec<[Part; 1]> {
+        let chunk = self.geometry.chunk_bytes();
+        let mut parts = smallvec::SmallVec::new();
+        for UnitPiece { unit, mut start, length } in self.geometry.pieces(offset, buffer.len() as u64) {
+            let end = start + length;
+            while start < end {
+                let take = (chunk - start % chunk).min(end - start);
+                parts.push(Part { unit, start, buffer: buffer.split_to(take as usize) });
+                start += take;
+            }
+        }
+        parts
+    }
+
+    async fn read_part(&self, part: Part) -> ReadResult {
+        if self.geometry.level().has_parity() {
+            self.read_from_stripe(part).await
+        } else {
+            self.read_from_copies(part).await
+        }
+    }
+
+    async fn read_from_stripe(&self, part: Part) -> ReadResult {
+        let chunk = self.geometry.chunk_bytes();
+        let row = Row::Data((part.start / chunk) as u16);
+        let column = part.start % chunk;
+        let columns = column..column + part.buffer.len() as u32;
+        let table = self.table();
+        let Some(member) = self.row_member(&table, part.unit, row) else {
+            return self.read_degraded(part, row, columns).await;
+        };
+        let (buffer, result) = member.read(self.column_offset(part.unit, &columns), part.buffer).await;
+        match result {
+            Ok(()) => (buffer, Ok(())),
+            Err(_) => self.read_degraded(Part { buffer, ..part }, row, columns).await,
+        }
+    }
+
+    /// The row's member is missing or could not read: hold the stripe, look again, compute if need be.
+    async fn read_degraded(&self, part: Part, row: Row, columns: std::ops::Range<u32>) -> ReadResult {
+        let Part { unit, mut buffer, .. } = part;
+        let _held = self.locks.exclusive(unit).await;
+        let table = self.table();
+        let computed = match self.row_member(&table, unit, row) {
+            // Rebuilt meanwhile, or a read that failed and is tried once more before it is repaired.
+            Some(member) => {
+                let (back, result) = member.read(self.column_offset(unit, &columns), buffer).await;
+                buffer = back;
+                match result {
+                    Ok(()) => return (buffer, Ok(())),
+                    Err(error) => self.repair_row(unit, &columns, row, member, &error).await,
+                }
+            }
+            None => self.reconstruct_row(unit, &columns, row).await.map(Buffer::freeze),
+        };
+        match computed {
+            Ok(data) => {
+                buffer.copy_from_slice(&data);
+                (buffer, Ok(()))
+            }
+            Err(error) => (buffer, Err(error)),
+        }
+    }
+
+    async fn read_from_copies(&self, part: Part) -> ReadResult {
+        // What was once read from an unequal mirror must stay: make its copies equal first.
+        if self.geometry.level() != Level::Raid0
+            && !self.in_sync(part.unit)
+            && let Err(error) = self.equalize_unit(part.unit).await
+        {
+            return (part.buffer, Err(error));
+        }
+        let Part { unit, start, mut buffer } = part;
+        let table = self.table();
+        let copies = self.geometry.copies(unit);
+        let mut failed: smallvec::SmallVec<[(Place, IoError); 2]> = smallvec::SmallVec::new();
+        for turn in 0..copies.len() {
+            // Units take turns, so that a long read keeps every disk busy.
+            let place = copies[(unit as usize + turn) % copies.len()];
+            let Some(member) = table.usable(place.member, unit) else { continue };
+            let (back, result) = member.read(place.offset + u64::from(start), buffer).await;
+            buffer = back;
+            match result {
+                Ok(()) => {
+                    self.repair_copies(unit, start, &buffer, failed).await;
+                    return (buffer, Ok(()));
+                }
+                Err(error) => {
+                    self.read_failed(member, &error).await;
+                    failed.push((place, error));
+                }
+            }
+        }
+        let error = failed.pop().map_or_else(|| self.no_copy(unit, start, buffer.len()), |(_, error)| error);
+        (buffer, Err(error))
+    }
+
+    fn no_copy(&self, unit: u64, start: u32, length: usize) -> IoError {
+        let at = unit * u64::from(self.geometry.unit_data_bytes()) + u64::from(start);
+        self.error(IoErrorKind::ArrayFailed, IoOperation::Read, at, length as u64)
+    }
+}

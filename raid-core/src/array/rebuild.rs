@@ -1,0 +1,296 @@
+//! Filling a spare. Units are taken in windows, in order; the position moves on while the window is held, so
+//! every write sees a unit either as wholly rebuilt or as missing there.
+//!
+//! Order that crashes depend on: the spare is flushed before the checkpoint that counts on it is durable. After
+//! a crash the rebuild goes on from the last checkpoint; what was rebuilt beyond it is done again.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use block_io::{Buffer, Durability, IoError, IoErrorKind, IoOperation};
+use futures_util::future::join_all;
+use tokio::time::Instant;
+
+use super::core::Core;
+use super::keeper::Ended;
+use super::member::Member;
+use super::status::{Activity, ActivityKind, ArrayEvent};
+use super::table::{MemberTable, RebuildPosition, Slot};
+use crate::geometry::{Level, MemberIndex};
+use crate::limits;
+
+/// Measures progress for people.
+pub(crate) struct Pace {
+    since: Instant,
+    from_bytes: u64,
+}
+
+impl Pace {
+    pub(crate) fn starting_at(bytes: u64) -> Self {
+        Self { since: Instant::now(), from_bytes: bytes }
+    }
+
+    pub(crate) fn bytes_per_second(&self, done_bytes: u64) -> u64 {
+        let elapsed = self.since.elapsed().as_secs_f64().max(0.001);
+        (done_bytes.saturating_sub(self.from_bytes) as f64 / elapsed) as u64
+    }
+}
+
+/// The rebuild under way.
+struct Rebuild {
+    slot: u16,
+    member: Arc<Member>,
+    position: Arc<RebuildPosition>,
+    pace: Pace,
+    checkpoint: Instant,
+}
+
+impl Core {
+    /// Rebuild the slot that is being rebuilt, from its position to the end.
+    pub(crate) async fn rebuild(&self) -> Ended {
+        let Some((slot, member, position)) = self.table().rebuilding() else { return Ended::Interrupted };
+        if self.geometry.level().has_parity() && self.dirty.unsynced_count() > 0 {
+            self.note(format!(
+                "slot {slot} cannot be rebuilt: {} regions are out of sync after an unclean stop and a member is \
+                 missing; to accept what parity gives there, stop the array and start it with --force",
+                self.dirty.unsynced_count()
+            ));
+            return Ended::Blocked;
+        }
+        let from = self.geometry.member_offset_before(MemberIndex(slot), position.get());
+        let (pace, checkpoint) = (Pace::starting_at(from), Instant::now());
+        let mut rebuild = Rebuild { slot, member, position, pace, checkpoint };
+        match self.run_rebuild(&mut rebuild).await {
+            Ok(ended) => ended,
+            Err(error) => {
+                self.background_write_failed(rebuild.member.number, &error).await;
+                Ended::Interrupted
+            }
+        }
+    }
+
+    /// An error is of the member being rebuilt.
+    async fn run_rebuild(&self, rebuild: &mut Rebuild) -> Result<Ended, IoError> {
+        let mut seen = self.gate.started();
+        while rebuild.position.get() < self.geometry.units() {
+            if self.is_stopping() || !self.is_rebuilding(rebuild) {
+                self.checkpoint(rebuild).await?;
+                return Ok(Ended::Interrupted);
+            }
+            let began = Instant::now();
+            let first = rebuild.position.get();
+            let window = first..(first + self.window_units()).min(self.geometry.units());
+            if let Err(error) = self.rebuild_window(rebuild, window).await {
+                return self.after_failed_window(rebuild, error).await;
+            }
+            self.report_rebuild(rebuild);
+            if rebuild.checkpoint.elapsed() >= Duration::from_millis(limits::CHECKPOINT_INTERVAL_MS) {
+                self.checkpoint(rebuild).await?;
+            }
+            self.yield_to_clients(&mut seen, began.elapsed()).await;
+        }
+        self.finish_rebuild(rebuild).await
+    }
+
+    /// A source that cannot be read leaves the slot as it is; an error of the target fails the target.
+    async fn after_failed_window(&self, rebuild: &mut Rebuild, error: IoError) -> Result<Ended, IoError> {
+        if *error.device == *rebuild.member.device.name() {
+            return Err(error);
+        }
+        self.checkpoint(rebuild).await?;
+        self.note(format!("the rebuild of slot {} stopped: {error}", rebuild.slot));
+        Ok(if error.kind == IoErrorKind::Medium { Ended::Blocked } else { Ended::Interrupted })
+    }
+
+    fn is_rebuilding(&self, rebuild: &Rebuild) -> bool {
+        let table = self.table();
+        matches!(&table.slots[usize::from(rebuild.slot)],
+            Slot::Rebuilding(member, _) if member.number == rebuild.member.number)
+    }
+
+    /// Units worked on at once: a few MiB of each member, and never more than a part of the scratch memory.
+    pub(crate) fn window_units(&self) -> u64 {
+        (limits::BACKGROUND_WINDOW_BYTES / u64::from(self.geometry.chunk_bytes())).max(1)
+    }
+
+    async fn rebuild_window(&self, rebuild: &Rebuild, window: Range<u64>) -> Result<(), IoError> {
+        let _held = self.locks.exclusive_range(window.clone()).await;
+        let units = window.clone().map(|unit| self.rebuild_unit(rebuild, unit));
+        for result in join_all(units).await {
+            result?;
+        }
+        rebuild.position.advance(window.end);
+        Ok(())
+    }
+
+    /// Compute what the slot holds of a unit, and write it.
+    async fn rebuild_unit(&self, rebuild: &Rebuild, unit: u64) -> Result<(), IoError> {
+        let index = MemberIndex(rebuild.slot);
+        if self.geometry.level().has_parity() {
+            let columns = 0..self.geometry.chunk_bytes();
+            let row = self.geometry.member_row(unit, index);
+            let data = self.reconstruct_row(unit, &columns, row).await?;
+            let at = self.column_offset(unit, &columns);
+            self.provision(&rebuild.member, at).await?;
+            return rebuild.member.write(at, data.freeze(), Durability::Cached).await;
+        }
+        for range in self.unit_on_member(unit, index) {
+            let length = (range.end - range.start) as usize;
+            let data = self.read_good_copy(unit, 0, length, &[]).await?;
+            self.provision(&rebuild.member, range.start).await?;
+            rebuild.member.write(range.start, data, Durability::Cached).await?;
+        }
+        Ok(())
+    }
+
+    fn report_rebuild(&self, rebuild: &Rebuild) {
+        let done = self.geometry.member_offset_before(MemberIndex(rebuild.slot), rebuild.position.get());
+        self.set_activity(Some(Activity {
+            kind: ActivityKind::Rebuild,
+            slot: Some(rebuild.slot),
+            done_bytes: done,
+            total_bytes: self.geometry.member_bytes(),
+            bytes_per_second: rebuild.pace.bytes_per_second(done),
+        }));
+    }
+
+    /// Make the position durable: first the data below it, then the superblock that counts on it.
+    async fn checkpoint(&self, rebuild: &mut Rebuild) -> Result<(), IoError> {
+        rebuild.checkpoint = Instant::now();
+        let reached = rebuild.position.get();
+        rebuild.member.flush().await?;
+        rebuild.position.set_flushed(reached);
+        let mut control = self.control.lock().await;
+        if self.is_rebuilding(rebuild) {
+            self.commit_roles(&mut control, MemberTable::clone(&self.table())).await?;
+        }
+        Ok(())
+    }
+
+    async fn finish_rebuild(&self, rebuild: &Rebuild) -> Result<Ended, IoError> {
+        rebuild.member.flush().await?;
+        let mut control = self.control.lock().await;
+        if !self.is_rebuilding(rebuild) {
+            return Ok(Ended::Interrupted);
+        }
+        let mut table = MemberTable::clone(&self.table());
+        table.slots[usize::from(rebuild.slot)] = Slot::InSync(Arc::clone(&rebuild.member));
+        self.commit_roles(&mut control, table).await?;
+        drop(control);
+        self.emit(ArrayEvent::SpareActive { path: rebuild.member.path.clone() });
+        Ok(Ended::Completed)
+    }
+
+    /// True if resync can be run: every copy or row it compares is there.
+    pub(crate) fn can_resync(&self) -> bool {
+        match self.geometry.level() {
+            Level::Raid0 => false,
+            Level::Raid1 | Level::Raid10 => true,
+            Level::Raid5 | Level::Raid6 => self.table().not_in_sync().is_empty(),
+        }
+    }
+
+    /// Make the regions that are out of sync agree again, in order.
+    pub(crate) async fn resync(&self) -> Ended {
+        let total = self.dirty.unsynced_count();
+        let region = u64::from(self.bitmap.chunk_bytes);
+        let pace = Pace::starting_at(0);
+        let mut seen = self.gate.started();
+        let mut done = 0;
+        while let Some(bit) = self.dirty.next_unsynced(0) {
+            let units = self.units_of_bit(bit);
+            for first in units.clone().step_by(self.window_units() as usize) {
+                if self.is_stopping() || !self.can_resync() {
+                    return Ended::Interrupted;
+                }
+                let began = Instant::now();
+                let window = first..(first + self.window_units()).min(units.end);
+                if let Err(error) = self.resync_window(window).await {
+                    self.note(format!("resync stopped: {error}"));
+                    return Ended::Blocked;
+                }
+                self.yield_to_clients(&mut seen, began.elapsed()).await;
+            }
+            if self.flush_members().await.is_err() {
+                return Ended::Interrupted;
+            }
+            self.dirty.mark_synced(bit);
+            done += 1;
+            self.set_activity(Some(Activity {
+                kind: if total == self.bitmap.bits() {
+                    ActivityKind::InitialSync
+                } else {
+                    ActivityKind::Resync
+                },
+                slot: None,
+                done_bytes: done * region,
+                total_bytes: total * region,
+                bytes_per_second: pace.bytes_per_second(done * region),
+            }));
+        }
+        Ended::Completed
+    }
+
+    /// Units that lie in a region of the bitmap, wholly or in part.
+    fn units_of_bit(&self, bit: u64) -> Range<u64> {
+        let chunk = u64::from(self.geometry.chunk_bytes());
+        let sectors = self.bitmap.sectors_of(bit);
+        let bytes = sectors.start * crate::format::SECTOR_BYTES..sectors.end * crate::format::SECTOR_BYTES;
+        bytes.start / chunk..bytes.end.div_ceil(chunk).min(self.geometry.units())
+    }
+
+    async fn resync_window(&self, window: Range<u64>) -> Result<(), IoError> {
+        let _held = self.locks.exclusive_range(window.clone()).await;
+        let parity = self.geometry.level().has_parity();
+        let units = window.map(|unit| async move {
+            if parity { self.resync_stripe(unit).await } else { self.equalize_held_unit(unit).await }
+        });
+        join_all(units).await.into_iter().collect()
+    }
+
+    /// Compute parity from the data, and write what differs.
+    async fn resync_stripe(&self, stripe: u64) -> Result<(), IoError> {
+        let table = self.table();
+        let columns = 0..self.geometry.chunk_bytes();
+        let width = columns.end as usize;
+        let rows: Vec<crate::geometry::Row> = self.geometry.rows().collect();
+        let data_rows = usize::from(self.geometry.data_rows());
+        let parities = rows.len() - data_rows;
+        let mut scratch = self.take_scratch(width * (rows.len() + parities)).await;
+        let reading = rows
+            .iter()
+            .map(|&row| super::stripe_io::RowData { row, buffer: scratch.split_to(width) })
+            .collect();
+        let read = match self.read_rows(&table, stripe, &columns, reading).await {
+            Ok(read) => read,
+            Err(failure) => {
+                if let Some(member) = &failure.member {
+                    self.read_failed(member, &failure.error).await;
+                }
+                return Err(failure.error);
+            }
+        };
+        let data: Vec<&[u8]> = read[..data_rows].iter().map(|row| &row.buffer[..]).collect();
+        let mut fresh: Vec<Buffer> = (0..parities).map(|_| scratch.split_to(width)).collect();
+        match &mut fresh[..] {
+            [p] => self.kernel.generate_p(&data, p),
+            [p, q] => self.kernel.generate_pq(&data, p, q),
+            _ => return Err(self.unknown(IoOperation::Write, stripe)),
+        }
+        let mut writes = Vec::new();
+        for (old, new) in read[data_rows..].iter().zip(fresh) {
+            if old.buffer[..] == new[..] {
+                continue;
+            }
+            let Some(member) = self.row_member(&table, stripe, old.row) else { continue };
+            let (member, at) = (Arc::clone(member), self.column_offset(stripe, &columns));
+            writes.push(async move {
+                let result = member.write(at, new.freeze(), Durability::Cached).await;
+                (member, result)
+            });
+        }
+        let results = join_all(writes).await;
+        self.settle_writes(results).await
+    }
+}

@@ -1,0 +1,504 @@
+//! The engine over devices in memory that can be made to fail: bytes against a model, failures, rebuilds,
+//! stops and starts.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use block_io::{IoErrorKind, IoOperation, MemoryDevice};
+
+use super::*;
+use crate::array::ArrayState;
+use crate::geometry::Level;
+use crate::volume::VolumeSpec;
+
+const MEMBER_BYTES: usize = 20 << 20;
+
+/// A device in memory with a switch: off, it is gone. Single ranges can be made unreadable.
+#[derive(Clone, Debug)]
+struct Faulty {
+    inner: MemoryDevice,
+    gone: Arc<AtomicBool>,
+    bad: Arc<Mutex<Vec<std::ops::Range<u64>>>>,
+    full: Arc<AtomicBool>,
+}
+
+impl Faulty {
+    fn new(name: &str) -> Self {
+        let inner = MemoryDevice::new(name, MEMBER_BYTES);
+        Self { inner, gone: Arc::default(), bad: Arc::default(), full: Arc::default() }
+    }
+
+    fn error(&self, kind: IoErrorKind, operation: IoOperation, offset: u64, length: u64) -> IoError {
+        IoError::new(kind, operation, &self.inner.name().into(), offset, length)
+    }
+
+    fn check(&self, operation: IoOperation, offset: u64, length: u64) -> Result<(), IoError> {
+        if self.gone.load(Ordering::Relaxed) {
+            return Err(self.error(IoErrorKind::Gone, operation, offset, length));
+        }
+        let mut bad = self.bad.lock().unwrap();
+        let hit = |range: &std::ops::Range<u64>| range.start < offset + length && offset < range.end;
+        if operation == IoOperation::Read && bad.iter().any(hit) {
+            return Err(self.error(IoErrorKind::Medium, operation, offset, length));
+        }
+        if operation == IoOperation::Write {
+            bad.retain(|range| !hit(range));
+        }
+        Ok(())
+    }
+}
+
+impl BlockDevice for Faulty {
+    fn info(&self) -> DeviceInfo {
+        DeviceInfo { thin: true, ..self.inner.info() }
+    }
+
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    fn read(&self, offset: u64, buffer: Buffer) -> IoFuture<'_, ReadResult> {
+        Box::pin(async move {
+            tokio::task::yield_now().await;
+            match self.check(IoOperation::Read, offset, buffer.len() as u64) {
+                Ok(()) => self.inner.read(offset, buffer).await,
+                Err(error) => (buffer, Err(error)),
+            }
+        })
+    }
+
+    fn write(&self, offset: u64, data: Bytes, durability: Durability) -> IoFuture<'_, Result<(), IoError>> {
+        Box::pin(async move {
+            tokio::task::yield_now().await;
+            self.check(IoOperation::Write, offset, data.len() as u64)?;
+            self.inner.write(offset, data, durability).await
+        })
+    }
+
+    fn flush(&self) -> IoFuture<'_, Result<(), IoError>> {
+        Box::pin(async move { self.check(IoOperation::Flush, 0, 0) })
+    }
+
+    fn zero(&self, offset: u64, length: u64, durability: Durability) -> IoFuture<'_, Result<(), IoError>> {
+        Box::pin(async move {
+            self.check(IoOperation::Write, offset, length)?;
+            self.inner.zero(offset, length, durability).await
+        })
+    }
+
+    fn discard(&self, offset: u64, length: u64) -> IoFuture<'_, Result<(), IoError>> {
+        self.zero(offset, length, Durability::Durable)
+    }
+
+    fn provision(&self, offset: u64, length: u64) -> IoFuture<'_, Result<(), IoError>> {
+        let full = self.full.load(Ordering::Relaxed);
+        let result = if full {
+            Err(self.error(IoErrorKind::NoSpace, IoOperation::Provision, offset, length))
+        } else {
+            Ok(())
+        };
+        Box::pin(std::future::ready(result))
+    }
+}
+
+/// Numbers from a seed, so that a failure can be had again.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn below(&mut self, end: u64) -> u64 {
+        self.next() % end
+    }
+}
+
+struct World {
+    disks: Vec<Faulty>,
+    array: Array,
+}
+
+fn path(index: usize) -> PathBuf {
+    format!("/disks/{index}").into()
+}
+
+fn environment() -> Environment {
+    Environment { hostname: "box".to_owned() }
+}
+
+fn device(disks: &[Faulty], index: usize) -> MemberDevice {
+    MemberDevice { path: path(index), device: Arc::new(disks[index].clone()) }
+}
+
+impl World {
+    async fn new(level: Level, members: usize, spares: usize) -> Self {
+        let disks: Vec<Faulty> = (0..members + spares).map(|i| Faulty::new(&format!("/disks/{i}"))).collect();
+        let spec = CreateSpec {
+            name: "tank".to_owned(),
+            level,
+            chunk_bytes: 16 << 10,
+            policy: Policy::Bitmap,
+            members: (0..members).map(|i| device(&disks, i)).collect(),
+            spares: (members..members + spares).map(|i| device(&disks, i)).collect(),
+            force: false,
+        };
+        let array = create(spec, &environment()).await.unwrap();
+        Self { disks, array }
+    }
+
+    /// Start again from all disks but those, in reverse order.
+    async fn assemble(&self, without: &[usize], force: bool) -> Result<Array, AssembleError> {
+        let devices =
+            (0..self.disks.len()).rev().filter(|i| !without.contains(i)).map(|i| device(&self.disks, i));
+        assemble(devices.collect(), AssembleOptions { force }, &environment()).await
+    }
+
+    async fn wait_for(&self, state: ArrayState) {
+        for _ in 0..10_000 {
+            if self.array.status().await.state == state {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("never {state:?}: {:#?}", self.array.status().await);
+    }
+
+    /// Parity or copies agree on every unit, straight from the disks.
+    async fn check_redundancy(&self) {
+        let core = &self.array.core;
+        let table = core.table();
+        for unit in 0..core.geometry.units() {
+            let read = async |place: crate::geometry::Place| {
+                let member = table.usable(place.member, unit).unwrap();
+                let length = core.geometry.chunk_bytes() as usize;
+                let (buffer, result) = member.read(place.offset, Buffer::zeroed(length)).await;
+                result.unwrap();
+                buffer.to_vec()
+            };
+            if core.geometry.level().has_parity() {
+                let offset = core.geometry.stripe_offset(unit);
+                let mut rows = Vec::new();
+                for row in core.geometry.rows() {
+                    let member = core.geometry.row_member(unit, row);
+                    rows.push(read(crate::geometry::Place { member, offset }).await);
+                }
+                let data_rows = usize::from(core.geometry.data_rows());
+                let expected = rows.clone();
+                let lost: Vec<usize> = (data_rows..rows.len()).collect();
+                let mut views: Vec<&mut [u8]> = rows.iter_mut().map(Vec::as_mut_slice).collect();
+                crate::parity::recover(core.kernel, &mut views, data_rows, &lost).unwrap();
+                assert!(rows == expected, "parity of stripe {unit} is wrong");
+            } else {
+                let copies = core.geometry.copies(unit);
+                let first = read(copies[0]).await;
+                for place in &copies[1..] {
+                    assert!(read(*place).await == first, "copies of unit {unit} differ");
+                }
+            }
+        }
+    }
+}
+
+/// What the array should hold: blocks of 4 KiB, by a number each.
+#[derive(Default)]
+struct Model(HashMap<u64, u64>);
+
+const BLOCK: u64 = 4096;
+
+fn block(fill: u64) -> Vec<u8> {
+    if fill == 0 { vec![0; BLOCK as usize] } else { fill.to_le_bytes().repeat(BLOCK as usize / 8) }
+}
+
+impl Model {
+    async fn write(&mut self, array: &Array, random: &mut Random) {
+        let blocks = 1 + random.below(40);
+        let at = random.below(array.info().size_bytes / BLOCK - blocks);
+        let fills: Vec<u64> = (0..blocks).map(|_| random.next() | 1).collect();
+        if random.below(8) == 0 {
+            array.zero(at * BLOCK, blocks * BLOCK, Durability::Durable).await.unwrap();
+            self.0.extend((at..at + blocks).map(|b| (b, 0)));
+            return;
+        }
+        let data: Vec<u8> = fills.iter().flat_map(|&fill| block(fill)).collect();
+        array.write(at * BLOCK, data.into(), Durability::Durable).await.unwrap();
+        self.0.extend((at..at + blocks).zip(fills));
+    }
+
+    async fn check(&self, array: &Array, random: &mut Random) {
+        let blocks = 1 + random.below(40);
+        let at = random.below(array.info().size_bytes / BLOCK - blocks);
+        let (buffer, result) = array.read(at * BLOCK, Buffer::zeroed((blocks * BLOCK) as usize)).await;
+        result.unwrap();
+        for (index, got) in (at..at + blocks).zip(buffer.chunks(BLOCK as usize)) {
+            let fill = self.0.get(&index).copied().unwrap_or(0);
+            assert!(got == block(fill), "block {index} is not {fill:#x}");
+        }
+    }
+
+    async fn check_all(&self, array: &Array) {
+        for (&index, &fill) in &self.0 {
+            let (buffer, result) = array.read(index * BLOCK, Buffer::zeroed(BLOCK as usize)).await;
+            result.unwrap();
+            assert!(buffer[..] == block(fill), "block {index} is not {fill:#x}");
+        }
+    }
+}
+
+fn run<F: Future<Output = ()>>(test: F) {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    tokio::task::LocalSet::new().block_on(&runtime, test);
+}
+
+const SHAPES: [(Level, usize); 7] = [
+    (Level::Raid1, 2),
+    (Level::Raid1, 3),
+    (Level::Raid5, 3),
+    (Level::Raid5, 5),
+    (Level::Raid6, 6),
+    (Level::Raid10, 4),
+    (Level::Raid10, 5),
+];
+
+#[test]
+fn what_is_written_is_read_through_failures_rebuilds_and_restarts() {
+    for (level, members) in SHAPES {
+        for seed in 1..=3 {
+            run(async {
+                println!("{level} of {members}, seed {seed}");
+                let mut random = Random(0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(seed));
+                let mut world = World::new(level, members, 1).await;
+                let mut model = Model::default();
+                let mut step = async |world: &World, random: &mut Random, count| {
+                    for _ in 0..count {
+                        model.write(&world.array, random).await;
+                        model.check(&world.array, random).await;
+                    }
+                    model.check_all(&world.array).await;
+                };
+                step(&world, &mut random, 30).await;
+                world.check_redundancy().await;
+                let victim = random.below(members as u64) as usize;
+                world.disks[victim].gone.store(true, Ordering::Relaxed);
+                step(&world, &mut random, 20).await;
+                world.wait_for(ArrayState::Optimal).await;
+                step(&world, &mut random, 10).await;
+                world.check_redundancy().await;
+                world.array.stop().await.unwrap();
+                world.disks[victim].gone.store(false, Ordering::Relaxed);
+                world.array = world.assemble(&[], false).await.unwrap();
+                step(&world, &mut random, 10).await;
+                world.wait_for(ArrayState::Optimal).await;
+                world.check_redundancy().await;
+                let table = world.array.core.table();
+                assert!(table.find(&path(victim)).is_none(), "the stale member is not trusted");
+            });
+        }
+    }
+}
+
+#[test]
+fn raid6_serves_with_two_members_missing_and_takes_writes() {
+    run(async {
+        let world = World::new(Level::Raid6, 5, 0).await;
+        let (mut random, mut model) = (Random(7), Model::default());
+        for victim in [None, Some(1), Some(3)] {
+            if let Some(victim) = victim {
+                world.disks[victim].gone.store(true, Ordering::Relaxed);
+            }
+            for _ in 0..30 {
+                model.write(&world.array, &mut random).await;
+            }
+            model.check_all(&world.array).await;
+        }
+        assert_eq!(world.array.status().await.state, ArrayState::Degraded);
+        world.disks[0].gone.store(true, Ordering::Relaxed);
+        let data = Bytes::from(vec![1; 4096]);
+        let mut refused = false;
+        for unit in 0..8 {
+            let result = world.array.write(unit * 48 * 1024, data.clone(), Durability::Durable).await;
+            refused |= result.is_err_and(|error| error.kind == IoErrorKind::ArrayFailed);
+        }
+        assert!(refused, "beyond what the level tolerates, writes are refused");
+        assert_eq!(world.array.status().await.state, ArrayState::Failed);
+    });
+}
+
+#[test]
+fn a_crash_leaves_marked_regions_that_are_resynced() {
+    for (level, members) in SHAPES {
+        run(async {
+            let mut world = World::new(level, members, 0).await;
+            let (mut random, mut model) = (Random(99), Model::default());
+            world.array.write(0, block(3).into(), Durability::Durable).await.unwrap();
+            model.0.insert(0, 3);
+            for _ in 0..20 {
+                model.write(&world.array, &mut random).await;
+            }
+            // The daemon dies (the old handle is simply left), having torn a copy or parity of a marked region.
+            let marked = world.array.core.dirty.dirty_count();
+            assert!(marked > 0);
+            let table = world.array.core.table();
+            let geometry = world.array.core.geometry;
+            let unit = geometry.unit_of(0);
+            let torn = if level.has_parity() {
+                geometry.row_member(unit, crate::geometry::Row::P)
+            } else {
+                geometry.copies(unit)[1].member
+            };
+            let start = table.usable(torn, unit).unwrap().layout.data_offset as usize;
+            world.disks[usize::from(torn.0)].inner.tamper(|bytes| bytes[start..start + 512].fill(0xba));
+            world.array.core.stopping.store(true, Ordering::Release);
+            world.array = world.assemble(&[], false).await.unwrap();
+            assert_eq!(world.array.core.dirty.unsynced_count(), marked);
+            assert_eq!(world.array.status().await.state, ArrayState::Resyncing);
+            model.check(&world.array, &mut random).await;
+            world.wait_for(ArrayState::Optimal).await;
+            world.check_redundancy().await;
+            model.check_all(&world.array).await;
+        });
+    }
+}
+
+#[test]
+fn unreadable_blocks_are_computed_and_rewritten() {
+    for (level, members) in SHAPES {
+        run(async {
+            let world = World::new(level, members, 0).await;
+            let (mut random, mut model) = (Random(5), Model::default());
+            for _ in 0..20 {
+                model.write(&world.array, &mut random).await;
+            }
+            let data = world.array.core.table().active().next().unwrap().1.layout.data_offset;
+            for stripe in 0..4 {
+                let at = data + stripe * (64 << 10);
+                world.disks[stripe as usize % members].bad.lock().unwrap().push(at..at + 512);
+            }
+            for _ in 0..10 {
+                model.write(&world.array, &mut random).await;
+            }
+            let size = world.array.info().size_bytes;
+            let (_, result) = world.array.read(0, Buffer::zeroed(size.min(4 << 20) as usize)).await;
+            result.unwrap();
+            model.check_all(&world.array).await;
+            let status = world.array.status().await;
+            assert_eq!(status.state, ArrayState::Optimal, "{level}");
+            assert!(status.members.iter().any(|member| member.corrected_errors > 0), "{level}: {status:#?}");
+        });
+    }
+}
+
+#[test]
+fn a_full_host_fails_the_write_and_nobody_else() {
+    for (level, members) in SHAPES {
+        run(async {
+            let world = World::new(level, members, 0).await;
+            world.disks[1].full.store(true, Ordering::Relaxed);
+            let data = Bytes::from(vec![9; 128 << 10]);
+            let error = world.array.write(0, data, Durability::Durable).await.unwrap_err();
+            assert_eq!(error.kind, IoErrorKind::NoSpace, "{level}");
+            assert_eq!(world.array.status().await.state, ArrayState::Optimal);
+            world.check_redundancy().await;
+        });
+    }
+}
+
+#[test]
+fn volumes_keep_their_bytes_and_start_as_zeros() {
+    run(async {
+        let mut world = World::new(Level::Raid5, 4, 0).await;
+        let spec = |name: &str, mib: u64| VolumeSpec {
+            name: name.to_owned(),
+            size_bytes: mib << 20,
+            write_cache: false,
+        };
+        let first = world.array.create_volume(spec("first", 4)).await.unwrap();
+        first.write(0, vec![7; 4 << 20].into(), Durability::Durable).await.unwrap();
+        let second = world.array.create_volume(spec("second", 1)).await.unwrap();
+        second.write(0, vec![8; 1 << 20].into(), Durability::Durable).await.unwrap();
+        assert!(matches!(world.array.create_volume(spec("first", 5)).await, Err(VolumeError::Exists(_))));
+        assert!(world.array.create_volume(spec("first", 4)).await.is_ok(), "the same again is no error");
+        assert!(matches!(world.array.create_volume(spec("../x", 4)).await, Err(VolumeError::BadName(_))));
+        assert!(matches!(
+            world.array.create_volume(spec("big", 4000)).await,
+            Err(VolumeError::NoRoom { .. })
+        ));
+        world.array.delete_volume("first").await.unwrap();
+        // Into the gap that `first` left and on behind `second`.
+        let third = world.array.create_volume(spec("third", 6)).await.unwrap();
+        let (bytes, result) = third.read(0, Buffer::zeroed(6 << 20)).await;
+        result.unwrap();
+        assert!(bytes.iter().all(|&byte| byte == 0), "a new volume shows nothing of an old one");
+        let refused = world.array.resize_volume("third", 1 << 20, false).await;
+        assert!(matches!(refused, Err(VolumeError::Shrinks { .. })));
+        world.array.resize_volume("second", 3 << 20, false).await.unwrap();
+        world.array.set_attachment(5, serde_json::json!({"targets": []})).await.unwrap();
+        let identity = second.uuid();
+        world.array.stop().await.unwrap();
+        world.array = world.assemble(&[2], false).await.unwrap();
+        let second = world.array.volume("second").unwrap();
+        assert_eq!((second.uuid(), second.info().size_bytes), (identity, 3 << 20));
+        let (bytes, result) = second.read(0, Buffer::zeroed(3 << 20)).await;
+        result.unwrap();
+        assert!(bytes[..1 << 20].iter().all(|&byte| byte == 8) && bytes[1 << 20..].iter().all(|&b| b == 0));
+        assert_eq!(world.array.attachment().await, (5, serde_json::json!({"targets": []})));
+        assert_eq!(world.array.status().await.state, ArrayState::Degraded);
+    });
+}
+
+#[test]
+fn a_rebuild_goes_on_from_its_checkpoint() {
+    run(async {
+        let mut world = World::new(Level::Raid5, 3, 1).await;
+        let (mut random, mut model) = (Random(11), Model::default());
+        for _ in 0..40 {
+            model.write(&world.array, &mut random).await;
+        }
+        world.array.fail(&path(0), false).await.unwrap();
+        while world.array.core.table().rebuilding().is_none_or(|(_, _, position)| position.get() < 100) {
+            tokio::task::yield_now().await;
+        }
+        world.array.stop().await.unwrap();
+        world.array = world.assemble(&[0], false).await.unwrap();
+        let resumed = world.array.core.table().rebuilding().map(|(_, _, position)| position.get());
+        assert!(resumed.is_some(), "the spare kept its role");
+        world.wait_for(ArrayState::Optimal).await;
+        world.check_redundancy().await;
+        model.check_all(&world.array).await;
+    });
+}
+
+#[test]
+fn members_are_refused_and_let_go_by_name() {
+    run(async {
+        let world = World::new(Level::Raid5, 3, 1).await;
+        let add = |index| world.array.add(device(&world.disks, index), false);
+        assert!(matches!(add(1).await, Err(MemberError::AlreadyThere { .. })));
+        assert!(matches!(world.array.remove(&path(1)).await, Err(MemberError::InUse { .. })));
+        assert!(matches!(world.array.fail(&path(9), false).await, Err(MemberError::Unknown { .. })));
+        world.array.remove(&path(3)).await.unwrap();
+        world.array.fail(&path(1), false).await.unwrap();
+        world.array.fail(&path(1), false).await.unwrap();
+        assert!(matches!(world.array.fail(&path(2), false).await, Err(MemberError::Indispensable { .. })));
+        world.array.remove(&path(1)).await.unwrap();
+        add(1).await.unwrap();
+        world.wait_for(ArrayState::Optimal).await;
+        let spec = CreateSpec {
+            name: "other".to_owned(),
+            level: Level::Raid1,
+            chunk_bytes: 0,
+            policy: Policy::Bitmap,
+            members: vec![device(&world.disks, 3), device(&world.disks, 1)],
+            spares: Vec::new(),
+            force: false,
+        };
+        let refused = create(spec, &environment()).await;
+        assert!(matches!(refused, Err(CreateError::MemberOfArray { .. })), "{refused:?}");
+    });
+}
