@@ -357,6 +357,10 @@ impl MemberLayout {
             if region.offset % PAGE != 0 || region.len % PAGE != 0 || region.len < least {
                 return Err(LayoutError::BadRegion { what, offset: region.offset, len: region.len });
             }
+            let end = region.offset.checked_add(region.len);
+            if region.len != 0 && end.is_none_or(|end| end > self.data_offset) {
+                return Err(LayoutError::Overlap { first: what, second: "data" });
+            }
         }
         if self.checksums.len != 0 && self.checksums.len < checksum_bytes(self.data_size) {
             let Region { offset, len } = self.checksums;

@@ -251,8 +251,8 @@ fn admit<'a>(
                 wanted: array_uuid,
             });
         }
-        if let Err(error @ (LabsanError::NewerVersion { .. } | LabsanError::UnknownFeatures { .. })) =
-            &candidate.labsan
+        if let Err(error) = &candidate.labsan
+            && error.is_newer()
         {
             return Err(AssemblyRefusal::NewerLabsan { id: candidate.id.clone(), error: error.clone() });
         }

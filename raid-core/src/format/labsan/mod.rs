@@ -100,6 +100,14 @@ pub enum LabsanError {
     Document(String),
 }
 
+impl LabsanError {
+    /// A newer labsan wrote it: whoever goes on without it may break what that one relies on.
+    #[must_use]
+    pub fn is_newer(&self) -> bool {
+        matches!(self, Self::NewerVersion { .. } | Self::UnknownFeatures { .. })
+    }
+}
+
 /// The first bytes of every structure, unverified.
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy)]
 #[repr(C)]
@@ -251,13 +259,10 @@ fn newest<T>(
     generation: impl Fn(&T) -> u64,
 ) -> Result<(Side, T), LabsanError> {
     match (a, b) {
+        // Falling back to the older copy would undo what the newer labsan wrote.
+        (Err(error), _) | (_, Err(error)) if error.is_newer() => Err(error),
         (Ok(a), Ok(b)) if generation(&b) > generation(&a) => Ok((Side::B, b)),
         (Ok(a), _) => Ok((Side::A, a)),
-        (Err(LabsanError::NewerVersion { found, known }), _)
-        | (_, Err(LabsanError::NewerVersion { found, known })) => {
-            // Falling back to the older copy would undo what the newer labsan wrote.
-            Err(LabsanError::NewerVersion { found, known })
-        }
         (_, Ok(b)) => Ok((Side::B, b)),
         (Err(LabsanError::NoMagic), Err(error)) | (Err(error), Err(_)) => Err(error),
     }
