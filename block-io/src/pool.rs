@@ -1,10 +1,13 @@
 //! How much memory may be in use, and where does a freed buffer go? Into its pool, for the next taker.
 //!
-//! - Handed out plus kept for reuse never exceeds the cap. What is kept counts as free: a taker for whom
-//!   no buffer of the right size is kept makes the pool let go of others.
-//! - Takers that find the pool full wait in order; a large one is not starved by small ones.
+//! - Every page that exists holds one permit of the pool's semaphore, whether it is handed out or kept for
+//!   reuse, so both together never exceed the cap.
+//! - What is kept counts as free: a taker who finds no permits lets go of kept memory of other lengths.
+//! - Takers that find the pool full wait in order; a large one is not starved by small ones. While anyone
+//!   waits nothing is kept, so permits go to the waiters.
 //! - Kept memory is not zeroed again. It is sorted by exact length in pages, and by thread, because a
-//!   worker mostly frees what it took.
+//!   worker mostly frees what it took: the usual take and return touch nothing that workers share but
+//!   the pool's reference count.
 
 #![allow(unsafe_code)]
 
@@ -51,8 +54,8 @@ impl BufferPool {
             shared: Arc::new(Shared {
                 free_pages: Semaphore::new(capacity_pages),
                 capacity_pages,
-                kept_pages: AtomicUsize::new(0),
-                shards: std::array::from_fn(|_| Mutex::default()),
+                waiting: AtomicUsize::new(0),
+                shards: std::array::from_fn(|_| Shard::default()),
             }),
         }
     }
@@ -61,18 +64,21 @@ impl BufferPool {
     /// Its contents are initialised but arbitrary: whoever shows them to anyone overwrites all of them.
     pub async fn take(&self, len: usize) -> Result<Buffer, PoolError> {
         let pages = self.pages_for(len)?;
-        // The semaphore is never closed; the pages come back when the block is dropped.
-        if let Ok(permit) = self.shared.free_pages.acquire_many(pages).await {
-            permit.forget();
-        }
-        Ok(self.buffer(len, pages))
+        let memory = match self.shared.memory_now(pages) {
+            Some(memory) => memory,
+            None => self.shared.memory_later(pages).await,
+        };
+        Ok(self.buffer(memory, len))
     }
 
     /// A buffer if there is room right now and nobody waits before us.
     pub fn try_take(&self, len: usize) -> Option<Buffer> {
         let pages = self.pages_for(len).ok()?;
-        self.shared.free_pages.try_acquire_many(pages).ok()?.forget();
-        Some(self.buffer(len, pages))
+        let memory = self.shared.memory_now(pages).or_else(|| {
+            self.shared.let_go(pages);
+            self.shared.new_memory(pages)
+        })?;
+        Some(self.buffer(memory, len))
     }
 
     /// The cap in bytes.
@@ -87,12 +93,10 @@ impl BufferPool {
 
     /// Bytes kept for reuse now. Together with [`Self::used_bytes`] never more than the cap.
     pub fn kept_bytes(&self) -> usize {
-        self.shared.kept_pages.load(Ordering::Relaxed) * ALIGNMENT
+        self.shared.kept_pages() * ALIGNMENT
     }
 
-    /// The permits for `pages` have been taken.
-    fn buffer(&self, len: usize, pages: u32) -> Buffer {
-        let memory = self.shared.memory(pages as usize);
+    fn buffer(&self, memory: Memory, len: usize) -> Buffer {
         Buffer::over(Block::new(memory, Some(Arc::clone(&self.shared))), len)
     }
 
@@ -186,83 +190,164 @@ impl Drop for Block {
 
 #[derive(Debug)]
 pub(crate) struct Shared {
+    /// A permit for each page that might still be allocated.
     free_pages: Semaphore,
     capacity_pages: usize,
-    /// Pages in all the free lists together.
+    /// Takers in [`Self::memory_later`].
+    waiting: AtomicUsize,
+    shards: [Shard; SHARDS],
+}
+
+/// Free lists of some threads, on cache lines of their own.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Shard {
+    lists: Mutex<FreeLists>,
+    /// Pages in these lists, changed under their lock; without it a hint.
     kept_pages: AtomicUsize,
-    shards: [Mutex<FreeLists>; SHARDS],
 }
 
 impl Shared {
     fn used_pages(&self) -> usize {
-        self.capacity_pages.saturating_sub(self.free_pages.available_permits())
+        self.capacity_pages
+            .saturating_sub(self.free_pages.available_permits())
+            .saturating_sub(self.kept_pages())
     }
 
-    /// Pages for which the caller holds the permits.
-    fn memory(&self, pages: usize) -> Memory {
-        if let Some(memory) = self.reuse(pages) {
-            return memory;
+    /// Kept memory unless somebody has been waiting for it, else new memory if there are permits.
+    fn memory_now(&self, pages: u32) -> Option<Memory> {
+        let kept = if self.waiting.load(Ordering::SeqCst) == 0 { self.reuse(pages as usize) } else { None };
+        kept.or_else(|| self.new_memory(pages))
+    }
+
+    fn new_memory(&self, pages: u32) -> Option<Memory> {
+        // The semaphore hands what is returned to its waiters first, so this overtakes nobody.
+        self.free_pages.try_acquire_many(pages).ok()?.forget();
+        Some(Memory::allocate(pages as usize))
+    }
+
+    async fn memory_later(&self, pages: u32) -> Memory {
+        let _waiting = Waiting::new(&self.waiting);
+        // Whoever returns memory from here on sees that we wait: either we find it in its list now, or
+        // it finds us counted (both happen under the list's lock). So nothing stays kept while we sleep.
+        while self.kept_pages() > 0 {
+            self.let_go(pages);
+            if let Some(memory) = self.new_memory(pages) {
+                return memory;
+            }
         }
-        self.make_room();
-        Memory::allocate(pages)
+        // The semaphore is never closed.
+        if let Ok(permits) = self.free_pages.acquire_many(pages).await {
+            permits.forget();
+        }
+        Memory::allocate(pages as usize)
     }
 
-    /// This thread's shard first; the others only where nobody is busy.
+    fn kept_pages(&self) -> usize {
+        self.shards.iter().map(|shard| shard.kept_pages.load(Ordering::SeqCst)).sum()
+    }
+
+    /// This thread's shard and then the others.
+    fn shards_from_here(&self) -> impl Iterator<Item = &Shard> {
+        let (before, own_and_after) = self.shards.split_at(shard_of_this_thread());
+        own_and_after.iter().chain(before)
+    }
+
+    /// From this thread's shard, else from another where nobody is busy.
     fn reuse(&self, pages: usize) -> Option<Memory> {
-        if pages > MAX_KEPT_PAGES || self.kept_pages.load(Ordering::SeqCst) < pages {
+        if pages > MAX_KEPT_PAGES {
             return None;
         }
-        let own = shard_of_this_thread();
-        let memory = self.lock(own).remove(pages).or_else(|| {
-            let others = (1..SHARDS).map(|step| &self.shards[(own + step) % SHARDS]);
-            others.filter_map(try_lock).find_map(|mut lists| lists.remove(pages))
-        })?;
-        self.kept_pages.fetch_sub(pages, Ordering::SeqCst);
-        Some(memory)
+        let mut shards = self.shards_from_here();
+        let own = shards.next().and_then(|own| own.remove(&mut own.lock(), pages));
+        own.or_else(|| {
+            let filled = shards.filter(|shard| shard.kept_pages.load(Ordering::SeqCst) >= pages);
+            filled
+                .filter_map(|shard| Some((shard, shard.try_lock()?)))
+                .find_map(|(shard, mut lists)| shard.remove(&mut lists, pages))
+        })
     }
 
-    /// Let go of kept memory until it fits under the cap together with all that is handed out, which
-    /// includes what the caller is about to allocate.
-    fn make_room(&self) {
-        let own = shard_of_this_thread();
-        let mut step = 0;
-        while step < SHARDS
-            && self.used_pages() + self.kept_pages.load(Ordering::SeqCst) > self.capacity_pages
-        {
-            let largest = self.lock((own + step) % SHARDS).remove_largest();
-            match largest {
-                Some(memory) => {
-                    let pages = memory.pages;
-                    drop(memory);
-                    self.kept_pages.fetch_sub(pages, Ordering::SeqCst);
-                }
-                None => step += 1,
+    /// Turn kept memory back into permits until there are enough for `pages`, or none is left.
+    fn let_go(&self, pages: u32) {
+        let mut missing = (pages as usize).saturating_sub(self.free_pages.available_permits());
+        for shard in self.shards_from_here() {
+            while missing > 0
+                && let Some(memory) = shard.remove_largest()
+            {
+                missing = missing.saturating_sub(memory.pages);
+                self.free(memory);
             }
         }
     }
 
     fn take_back(&self, memory: Memory) {
         let pages = memory.pages;
-        if pages <= MAX_KEPT_PAGES {
-            self.kept_pages.fetch_add(pages, Ordering::SeqCst);
-            self.lock(shard_of_this_thread()).insert(memory);
-        } else {
-            drop(memory);
+        if pages > MAX_KEPT_PAGES || self.waiting.load(Ordering::SeqCst) > 0 {
+            return self.free(memory);
         }
-        // Last: a waiter that is woken by this finds the memory kept or freed.
-        self.free_pages.add_permits(pages);
+        let shard = &self.shards[shard_of_this_thread()];
+        shard.insert(memory);
+        // Somebody may have begun to wait since, and have looked into this list too early.
+        if self.waiting.load(Ordering::SeqCst) > 0
+            && let Some(memory) = shard.remove(&mut shard.lock(), pages)
+        {
+            self.free(memory);
+        }
     }
 
-    fn lock(&self, shard: usize) -> MutexGuard<'_, FreeLists> {
-        self.shards[shard].lock().unwrap_or_else(PoisonError::into_inner)
+    fn free(&self, memory: Memory) {
+        let pages = memory.pages;
+        drop(memory);
+        self.free_pages.add_permits(pages);
     }
 }
 
-fn try_lock(shard: &Mutex<FreeLists>) -> Option<MutexGuard<'_, FreeLists>> {
-    match shard.try_lock() {
-        Ok(lists) => Some(lists),
-        Err(TryLockError::Poisoned(lists)) => Some(lists.into_inner()),
-        Err(TryLockError::WouldBlock) => None,
+/// Counts a waiter for as long as it waits, even if it gives up.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Shard {
+    fn insert(&self, memory: Memory) {
+        let mut lists = self.lock();
+        self.kept_pages.fetch_add(memory.pages, Ordering::SeqCst);
+        lists.insert(memory);
+    }
+
+    fn remove_largest(&self) -> Option<Memory> {
+        let memory = self.lock().remove_largest()?;
+        self.kept_pages.fetch_sub(memory.pages, Ordering::SeqCst);
+        Some(memory)
+    }
+
+    fn remove(&self, lists: &mut FreeLists, pages: usize) -> Option<Memory> {
+        let memory = lists.remove(pages)?;
+        self.kept_pages.fetch_sub(pages, Ordering::SeqCst);
+        Some(memory)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, FreeLists> {
+        self.lists.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn try_lock(&self) -> Option<MutexGuard<'_, FreeLists>> {
+        match self.lists.try_lock() {
+            Ok(lists) => Some(lists),
+            Err(TryLockError::Poisoned(lists)) => Some(lists.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 }
 
@@ -383,6 +468,26 @@ mod tests {
             drop((waiting, large, small));
             assert_eq!(pool.used_bytes(), 0);
             pool.take(4 * PAGE).await.unwrap();
+        });
+    }
+
+    #[test]
+    fn waiters_of_all_sizes_get_through_a_small_pool() {
+        block_on(async {
+            let pool = BufferPool::new(8 * PAGE);
+            for round in 0..50 {
+                let takers = (0..40usize).map(|taker| {
+                    let pool = pool.clone();
+                    async move {
+                        let buffer = pool.take((taker * 5 + round) % 8 * PAGE).await.unwrap();
+                        tokio::task::yield_now().await;
+                        drop(buffer);
+                    }
+                });
+                let all = futures_util::future::join_all(takers);
+                tokio::time::timeout(Duration::from_secs(10), all).await.unwrap();
+            }
+            assert_eq!(pool.used_bytes(), 0);
         });
     }
 

@@ -161,3 +161,40 @@ impl ThreadPool {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::future::join_all;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    fn block_on<F: Future>(future: F) -> F::Output {
+        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
+    }
+
+    #[test]
+    fn never_more_threads_than_the_limit_and_never_fewer_than_help() {
+        static POOL: ThreadPool = ThreadPool::new("test", 4);
+        static RUNNING: AtomicUsize = AtomicUsize::new(0);
+        static MOST: AtomicUsize = AtomicUsize::new(0);
+        let jobs = (0..200).map(|number| {
+            POOL.run(move || {
+                MOST.fetch_max(RUNNING.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                std::thread::sleep(Duration::from_millis(1));
+                RUNNING.fetch_sub(1, Ordering::SeqCst);
+                number
+            })
+        });
+        assert_eq!(block_on(join_all(jobs)), (0..200).collect::<Vec<_>>());
+        assert!((2..=4).contains(&MOST.load(Ordering::SeqCst)));
+    }
+
+    #[test]
+    fn a_job_that_panics_does_not_take_its_thread_with_it() {
+        static POOL: ThreadPool = ThreadPool::new("test", 1);
+        let failed = catch_unwind(|| block_on(POOL.run(|| panic!("meant to fail"))));
+        assert!(failed.is_err());
+        assert_eq!(block_on(POOL.run(|| 5)), 5);
+        assert_eq!(POOL.lock().threads, 1);
+    }
+}

@@ -34,6 +34,23 @@ pub enum DeviceIdentity {
     },
 }
 
+impl DeviceIdentity {
+    /// The disk that a path leads to, without opening it. None if it is no regular file or block device.
+    pub fn of(path: impl AsRef<Path>) -> io::Result<Option<Self>> {
+        Ok(Self::from_metadata(&std::fs::metadata(path)?))
+    }
+
+    pub(super) fn from_metadata(metadata: &Metadata) -> Option<Self> {
+        if metadata.is_file() {
+            Some(Self::File { device: metadata.dev(), inode: metadata.ino() })
+        } else if metadata.file_type().is_block_device() {
+            Some(Self::Block { device: metadata.rdev() })
+        } else {
+            None
+        }
+    }
+}
+
 pub(super) struct Probed {
     pub(super) info: DeviceInfo,
     pub(super) identity: DeviceIdentity,

@@ -118,3 +118,61 @@ impl Slots {
         Some(slot.operation)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reactor::Request;
+    use std::fs::File;
+    use std::sync::Arc;
+
+    fn operation(offset: u64) -> Operation {
+        Operation::new(&Arc::new(File::open("/dev/null").unwrap()), offset, Request::Sync)
+    }
+
+    #[test]
+    fn a_result_waits_for_its_future() {
+        let mut slots = Slots::default();
+        let (index, _) = slots.insert(operation(7));
+        assert!(slots.poll(index, Waker::noop()).is_none());
+        assert!(matches!(slots.complete(u64::from(index), 42), Completed::Wake(Some(_))));
+        assert_eq!(slots.in_flight(), 0);
+        let (finished, result) = slots.poll(index, Waker::noop()).unwrap();
+        assert_eq!((finished.offset, result), (7, 42));
+    }
+
+    #[test]
+    fn an_abandoned_slot_is_not_used_again_before_its_completion() {
+        let mut slots = Slots::default();
+        let (first, _) = slots.insert(operation(1));
+        assert!(slots.abandon(first).is_none());
+        let (second, _) = slots.insert(operation(2));
+        assert_ne!(first, second);
+        assert_eq!(slots.in_flight(), 2);
+        assert!(matches!(slots.complete(u64::from(first), -5), Completed::Orphan(gone) if gone.offset == 1));
+        assert_eq!(slots.in_flight(), 1);
+        let (third, _) = slots.insert(operation(3));
+        assert_eq!(third, first);
+    }
+
+    #[test]
+    fn a_future_dropped_after_its_completion_frees_the_slot() {
+        let mut slots = Slots::default();
+        let (index, _) = slots.insert(operation(1));
+        assert!(matches!(slots.complete(u64::from(index), 0), Completed::Wake(None)));
+        assert!(slots.abandon(index).is_some());
+        assert_eq!(slots.insert(operation(2)).0, index);
+    }
+
+    #[test]
+    fn completions_that_nobody_asked_for_change_nothing() {
+        let mut slots = Slots::default();
+        let (index, _) = slots.insert(operation(1));
+        for stranger in [u64::MAX, 1 << 32, 1] {
+            assert!(matches!(slots.complete(stranger, 0), Completed::Unknown));
+        }
+        assert!(matches!(slots.complete(u64::from(index), 0), Completed::Wake(None)));
+        assert!(matches!(slots.complete(u64::from(index), 0), Completed::Unknown));
+        assert_eq!(slots.in_flight(), 0);
+    }
+}
