@@ -114,7 +114,7 @@ fn mdadm(arg: &str, path: &Path) -> Option<(HashMap<String, String>, String)> {
     let output = match Command::new("mdadm").arg(arg).arg(path).output() {
         Ok(output) => output,
         Err(error) => {
-            println!("skipped: mdadm cannot be run: {error}");
+            println!("not run: mdadm cannot be run: {error}");
             return None;
         }
     };
