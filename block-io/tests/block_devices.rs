@@ -58,10 +58,13 @@ struct Mount(TempDir);
 
 impl Mount {
     fn tmpfs(size_bytes: u64) -> Option<Self> {
+        Self::new("tmpfs", &format!("size={size_bytes}"))
+    }
+
+    fn new(file_system: &str, options: &str) -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
-        let size = format!("size={size_bytes}");
-        let mounted =
-            Command::new("mount").args(["-t", "tmpfs", "-o", &size, "none"]).arg(dir.path()).output();
+        let mut mount = Command::new("mount");
+        let mounted = mount.args(["-t", file_system, "-o", options, "none"]).arg(dir.path()).output();
         match mounted {
             Ok(mounted) if mounted.status.success() => Some(Self(dir)),
             Ok(mounted) => skip(&String::from_utf8_lossy(&mounted.stderr)),
@@ -251,5 +254,32 @@ fn the_last_region_that_fits_is_provisioned_exactly() {
         device.write(MIB, pattern(1, 65536), Durability::Durable).await.unwrap();
         device.provision(MIB, 65536).await.unwrap();
         assert_eq!(device.provision(0, MIB).await.unwrap_err().kind, IoErrorKind::NoSpace);
+    });
+}
+
+/// ramfs has no direct I/O, cannot punch holes and cannot allocate: everything is done the plain way.
+#[test]
+fn a_file_system_that_can_do_nothing_special() {
+    with_engines(async || {
+        let Some(mount) = Mount::new("ramfs", "mode=700") else { return };
+        let path = mount.path().join("disk");
+        drop(FileDevice::create(&path, 4 * MIB, Allocation::Full).unwrap());
+        let device = FileDevice::open(&path, OpenOptions::default()).unwrap();
+        let info = device.info();
+        assert!(!device.is_direct() && !info.discard && info.volatile_write_cache);
+        assert_eq!((info.zeroing, info.logical_block_bytes), (Zeroing::Slow, 512));
+        device.write(512, pattern(1, 3 << 20), Durability::Durable).await.unwrap();
+        device.zero(1024, 2 * MIB + 512, Durability::Durable).await.unwrap();
+        assert!(read(&device, 512, 512).await[..] == pattern(1, 512)[..]);
+        assert!(read(&device, 1024, (2 << 20) + 512).await.iter().all(|&byte| byte == 0));
+        assert!(
+            read(&device, 2 * MIB + 1536, 512).await[..] == pattern(1, 3 << 20)[(2 << 20) + 1024..][..512]
+        );
+        assert_eq!(device.discard(0, MIB).await.unwrap_err().kind, IoErrorKind::Unsupported);
+        drop(device);
+        let sparse = mount.path().join("sparse");
+        let device = FileDevice::create(&sparse, 4 * MIB, Allocation::Sparse).unwrap();
+        assert!(device.info().thin);
+        assert_eq!(device.provision(0, MIB).await.unwrap_err().kind, IoErrorKind::Unsupported);
     });
 }

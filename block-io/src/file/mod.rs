@@ -46,6 +46,7 @@ struct Alignment {
 pub struct FileDevice {
     name: Arc<str>,
     file: Arc<File>,
+    /// As it was when opened.
     info: DeviceInfo,
     identity: DeviceIdentity,
     alignment: Alignment,
@@ -207,7 +208,7 @@ fn zeros() -> Bytes {
 
 impl BlockDevice for FileDevice {
     fn info(&self) -> DeviceInfo {
-        self.info.clone()
+        DeviceInfo { thin: self.space.is_thin(), ..self.info.clone() }
     }
 
     fn name(&self) -> &str {

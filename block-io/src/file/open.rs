@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl, posix_fallocate};
 
-use super::probe::{self, Probed};
-use super::space::Space;
+use super::probe::{self, DeviceIdentity, Probed};
+use super::space::{Backing, Space};
 use super::{Alignment, FileDevice};
 use crate::{IoError, IoErrorKind, IoOperation};
 
@@ -183,7 +183,12 @@ fn assemble(file: File, name: &Arc<str>, options: OpenOptions) -> io::Result<Fil
         return Err(errno(libc::EROFS));
     }
     let file = Arc::new(file);
-    let space = Arc::new(Space::new(Arc::clone(&file), info.size_bytes, info.thin));
+    let backing = match identity {
+        DeviceIdentity::Block { .. } => Backing::Device,
+        DeviceIdentity::File { .. } if info.thin => Backing::Sparse,
+        DeviceIdentity::File { .. } => Backing::Full,
+    };
+    let space = Arc::new(Space::new(Arc::clone(&file), info.size_bytes, backing));
     Ok(FileDevice { name: Arc::clone(name), file, info, identity, alignment, space })
 }
 

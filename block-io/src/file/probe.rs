@@ -60,14 +60,20 @@ pub(super) struct Probed {
 
 pub(super) fn probe(file: &File, direct: bool, read_only: bool) -> io::Result<Probed> {
     let metadata = file.metadata()?;
-    if metadata.file_type().is_block_device() {
-        probe_block_device(file, &metadata, direct, read_only)
-    } else {
-        Ok(probe_file(file, &metadata, direct, read_only))
+    match DeviceIdentity::from_metadata(&metadata) {
+        Some(identity @ DeviceIdentity::Block { device }) => {
+            let (info, alignment) = probe_block_device(file, device, direct, read_only)?;
+            Ok(Probed { info, identity, alignment })
+        }
+        Some(identity @ DeviceIdentity::File { .. }) => {
+            let (info, alignment) = probe_file(file, &metadata, direct, read_only);
+            Ok(Probed { info, identity, alignment })
+        }
+        None => Err(io::Error::from_raw_os_error(libc::ENOTBLK)),
     }
 }
 
-fn probe_file(file: &File, metadata: &Metadata, direct: bool, read_only: bool) -> Probed {
+fn probe_file(file: &File, metadata: &Metadata, direct: bool, read_only: bool) -> (DeviceInfo, Alignment) {
     let alignment = if direct { file_alignment(file) } else { Alignment::NONE };
     let logical = alignment.granule_bytes.max(512) as u64;
     let size_bytes = metadata.len() - metadata.len() % logical;
@@ -84,8 +90,7 @@ fn probe_file(file: &File, metadata: &Metadata, direct: bool, read_only: bool) -
         thin: metadata.blocks().saturating_mul(512) < size_bytes,
         read_only,
     };
-    let identity = DeviceIdentity::File { device: metadata.dev(), inode: metadata.ino() };
-    Probed { info, identity, alignment }
+    (info, alignment)
 }
 
 /// Beyond the end there is nothing to lose: only whether the call is known is learnt.
@@ -141,7 +146,12 @@ mod ioctl {
     nix::ioctl_read_bad!(physical_block, 0x127b, libc::c_uint); // BLKPBSZGET
 }
 
-fn probe_block_device(file: &File, metadata: &Metadata, direct: bool, read_only: bool) -> io::Result<Probed> {
+fn probe_block_device(
+    file: &File,
+    device: u64,
+    direct: bool,
+    read_only: bool,
+) -> io::Result<(DeviceInfo, Alignment)> {
     let fd = file.as_raw_fd();
     let (mut logical, mut physical, mut optimal, mut write_protected) = (0, 0, 0, 0);
     // SAFETY: each of these ioctls writes one int, to which the reference points.
@@ -155,7 +165,7 @@ fn probe_block_device(file: &File, metadata: &Metadata, direct: bool, read_only:
     let logical = logical.ok_or_else(|| io::Error::from_raw_os_error(libc::EOPNOTSUPP))?;
     let alignment = block_alignment(file, logical, direct);
     let size = block_device_size(file)?;
-    let queue = QueueLimits::read(Path::new("/sys"), metadata.rdev());
+    let queue = QueueLimits::read(Path::new("/sys"), device);
     let info = DeviceInfo {
         size_bytes: size - size % u64::from(logical),
         logical_block_bytes: logical,
@@ -168,7 +178,7 @@ fn probe_block_device(file: &File, metadata: &Metadata, direct: bool, read_only:
         thin: false,
         read_only: read_only || write_protected != 0,
     };
-    Ok(Probed { info, identity: DeviceIdentity::Block { device: metadata.rdev() }, alignment })
+    Ok((info, alignment))
 }
 
 /// How large it is now. Takes no lock of the device's, so a worker may ask while others zero ranges.

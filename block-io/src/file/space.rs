@@ -1,13 +1,15 @@
 //! Which ranges have blocks behind them? Zeroing, punching and allocating, all blocking system calls.
 //!
-//! - A fully allocated file stays so: it is zeroed in place, never left with holes.
-//! - A sparse file is zeroed by punching; its regions then count as not provisioned.
+//! - A fully allocated file is zeroed in place, never left with holes. Discarding makes holes, and from
+//!   then on the file is thin.
+//! - A sparse file is zeroed by punching.
+//! - Punched regions count as not provisioned, whatever they were before.
 //! - On a block device the kernel's fallocate zeroes with WRITE ZEROES and never falls back to TRIM, whose
 //!   blocks may read as anything; PUNCH_HOLE there is refused rather than done slowly (`block/fops.c`).
 
 use std::fs::File;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
@@ -17,6 +19,9 @@ const MIN_REGION_BYTES: u64 = 1 << 20;
 /// Larger files get larger regions, so that the map stays below 128 KiB.
 const MAX_REGIONS: u64 = 1 << 20;
 
+const ALLOCATE: FallocateFlags = FallocateFlags::FALLOC_FL_KEEP_SIZE;
+const PUNCH: FallocateFlags = FallocateFlags::FALLOC_FL_PUNCH_HOLE.union(FallocateFlags::FALLOC_FL_KEEP_SIZE);
+
 /// Why the space could not be changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SpaceError {
@@ -25,27 +30,53 @@ pub(super) enum SpaceError {
     Errno(i32),
 }
 
+/// How space lies behind what was opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Backing {
+    /// A block device: always all there.
+    Device,
+    /// A file with all its blocks.
+    Full,
+    /// A file with holes.
+    Sparse,
+}
+
 #[derive(Debug)]
 pub(super) struct Space {
     file: Arc<File>,
     size_bytes: u64,
-    /// None: everything is allocated, or provisioning has no meaning.
+    /// As it was when opened: decides how zeroing is done.
+    backing: Backing,
+    /// Whether the file has, or may have, holes.
+    thin: AtomicBool,
+    /// None for block devices.
     provisioned: Option<Provisioned>,
-    /// Held while blocks come or go in a sparse file, so that the map never claims what is not there.
+    /// Held while a file's blocks come or go, so that the map never claims what is not there.
     changing: Mutex<()>,
     /// Cleared when the file system turns out not to have FALLOC_FL_ZERO_RANGE.
     zero_range: AtomicBool,
 }
 
 impl Space {
-    pub(super) fn new(file: Arc<File>, size_bytes: u64, thin: bool) -> Self {
+    pub(super) fn new(file: Arc<File>, size_bytes: u64, backing: Backing) -> Self {
+        let provisioned = (backing != Backing::Device).then(|| Provisioned::new(size_bytes));
+        if let (Backing::Full, Some(map)) = (backing, &provisioned) {
+            map.set(0, size_bytes);
+        }
         Self {
             file,
             size_bytes,
-            provisioned: thin.then(|| Provisioned::new(size_bytes)),
+            backing,
+            thin: AtomicBool::new(backing == Backing::Sparse),
+            provisioned,
             changing: Mutex::new(()),
             zero_range: AtomicBool::new(true),
         }
+    }
+
+    /// Whether a write may meet a hole for which there is no space.
+    pub(super) fn is_thin(&self) -> bool {
+        self.thin.load(Ordering::Acquire)
     }
 
     /// The hot path of provisioning: a few atomic loads.
@@ -55,7 +86,7 @@ impl Space {
 
     /// Make a range read as zeros.
     pub(super) fn zero(&self, offset: u64, length: u64) -> Result<(), SpaceError> {
-        if self.provisioned.is_some() {
+        if self.backing == Backing::Sparse {
             return self.punch(offset, length);
         }
         if self.zero_range.load(Ordering::Relaxed) {
@@ -70,30 +101,37 @@ impl Space {
 
     /// Give the range's blocks back.
     pub(super) fn punch(&self, offset: u64, length: u64) -> Result<(), SpaceError> {
-        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _changing = self.lock();
+        self.note_holes(offset, length);
+        self.call(PUNCH, offset, length)
+    }
+
+    fn note_holes(&self, offset: u64, length: u64) {
         if let Some(map) = &self.provisioned {
             map.clear(offset, length);
+            self.thin.store(true, Ordering::Release);
         }
-        self.call(FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE, offset, length)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Allocate whole regions around the range; if they do not fit, just the range.
     pub(super) fn provision(&self, offset: u64, length: u64) -> Result<(), SpaceError> {
         let Some(map) = &self.provisioned else { return Ok(()) };
-        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _changing = self.lock();
         if map.contains(offset, length) {
             return Ok(());
         }
         let start = offset - offset % map.region_bytes;
         let end = (offset + length).next_multiple_of(map.region_bytes).min(self.size_bytes);
-        match self.call(FallocateFlags::FALLOC_FL_KEEP_SIZE, start, end - start) {
+        match self.call(ALLOCATE, start, end - start) {
             Ok(()) => {
                 map.set(offset, length);
                 Ok(())
             }
-            Err(SpaceError::Errno(libc::ENOSPC | libc::EDQUOT)) => {
-                self.call(FallocateFlags::FALLOC_FL_KEEP_SIZE, offset, length)
-            }
+            Err(SpaceError::Errno(libc::ENOSPC | libc::EDQUOT)) => self.call(ALLOCATE, offset, length),
             Err(error) => Err(error),
         }
     }
@@ -101,9 +139,10 @@ impl Space {
     /// For file systems without ZERO_RANGE. That the blocks can be allocated again is tried first, on
     /// blocks that are still there.
     fn punch_and_refill(&self, offset: u64, length: u64) -> Result<(), SpaceError> {
-        self.call(FallocateFlags::FALLOC_FL_KEEP_SIZE, offset, length)?;
-        self.punch(offset, length)?;
-        self.call(FallocateFlags::FALLOC_FL_KEEP_SIZE, offset, length)
+        let _changing = self.lock();
+        self.call(ALLOCATE, offset, length)?;
+        self.call(PUNCH, offset, length)?;
+        self.call(ALLOCATE, offset, length).inspect_err(|_| self.note_holes(offset, length))
     }
 
     fn call(&self, mode: FallocateFlags, offset: u64, length: u64) -> Result<(), SpaceError> {

@@ -109,9 +109,15 @@ async fn a_full_file_stays_full_and_a_sparse_one_sparse() {
             assert!(read(&device, 4096, MIB as usize).await.unwrap().iter().all(|&byte| byte == 0));
             let after = allocated(&path);
             assert_eq!(after >= 4 * MIB, full, "{after} bytes allocated of a {allocation:?} file");
+            assert_eq!(device.info().thin, !full);
+            assert_eq!(device.space.is_provisioned(0, 4 * MIB), full);
             device.discard(0, 4 * MIB).await.unwrap();
+            // Holes that discarding made must be provisioned like any other.
+            assert!(device.info().thin && !device.space.is_provisioned(0, 4096));
             assert!(read(&device, 0, 4 * MIB as usize).await.unwrap().iter().all(|&byte| byte == 0));
             assert!(allocated(&path) < MIB);
+            device.provision(0, 2 * MIB).await.unwrap();
+            assert!(device.space.is_provisioned(0, 2 * MIB) && allocated(&path) >= 2 * MIB);
         }
     }
 }

@@ -165,3 +165,41 @@ fn workers_end_with_the_last_handle() {
     drop(pool);
     assert_eq!(ended.recv_timeout(PATIENCE), Err(mpsc::RecvTimeoutError::Disconnected));
 }
+
+/// From now on, and in threads started here, io_uring_setup fails with EPERM, as in many containers.
+#[allow(unsafe_code)]
+fn forbid_io_uring() {
+    // Load the system call's number; if it is io_uring_setup, fail; else allow.
+    let filter = [
+        libc::sock_filter { code: 0x20, jt: 0, jf: 0, k: 0 },
+        libc::sock_filter { code: 0x15, jt: 0, jf: 1, k: libc::SYS_io_uring_setup as u32 },
+        libc::sock_filter { code: 0x06, jt: 0, jf: 0, k: libc::SECCOMP_RET_ERRNO | libc::EPERM as u32 },
+        libc::sock_filter { code: 0x06, jt: 0, jf: 0, k: libc::SECCOMP_RET_ALLOW },
+    ];
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut() };
+    // SAFETY: both calls concern this thread only; the kernel copies the program.
+    unsafe {
+        assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+        let mode = libc::SECCOMP_SET_MODE_FILTER;
+        assert_eq!(libc::syscall(libc::SYS_seccomp, mode, 0, &raw const program), 0);
+    }
+}
+
+#[test]
+fn where_io_uring_is_forbidden_threads_do_the_work() {
+    let forbidden = std::thread::spawn(|| {
+        forbid_io_uring();
+        assert_eq!(detect(EngineChoice::Auto).unwrap(), Engine::Threads);
+        let named = detect(EngineChoice::IoUring).unwrap_err();
+        assert!(
+            matches!(&named, RuntimeError::NoIoUring(error) if error.raw_os_error() == Some(libc::EPERM))
+        );
+        // An engine that was there at the start and is not any more: an error, not a panic.
+        let refused = WorkerPool::start(Engine::IoUring, 2).unwrap_err();
+        assert!(matches!(refused, RuntimeError::Start { worker, .. } if worker == "labsan-w0"));
+        let pool = WorkerPool::start(Engine::Threads, 1).unwrap();
+        assert_eq!(run_local(Engine::Threads, pool.call_background(|| async { 3 })).unwrap(), 3);
+        pool.shut_down();
+    });
+    forbidden.join().unwrap();
+}
