@@ -3,7 +3,7 @@
 //! | bit 31 | policy | superblock | journal | resync |
 //! |---|---|---|---|---|
 //! | set | journal | | replay | from `resync_offset`, where that is not "clean" |
-//! | set | bitmap, none | unclean | | by the bitmap if it is fresh, else from `resync_offset` |
+//! | set | bitmap, none, no labsan area | unclean | | by the bitmap if it is fresh, else from `resync_offset` |
 //! | clear | any | unclean | | the same: md, or mdadm's creation, left it so |
 //! | clear | any | clean | | none |
 //!
@@ -14,7 +14,9 @@
 //! the bit is set md cannot have run, whatever the counts say.
 
 use super::{AssemblyRefusal, Candidate, Member, Note, NoteKind, SlotState};
-use crate::format::labsan::{Header, Policy};
+use crate::format::bitmap::BitmapHeader;
+use crate::format::labsan::{Header, LabsanError, Policy};
+use crate::format::layout::{LayoutError, MemberLayout};
 use crate::format::superblock::Superblock;
 
 /// How redundancy is made consistent again.
@@ -54,11 +56,12 @@ pub(super) fn decide(
     let current: Vec<usize> = slots.iter().filter_map(|slot| slot.in_sync()).collect();
     let header = newest_header(candidates, &current);
     let running = superblock.labsan_running();
-    if running && header.is_none() && !force {
+    let journal_lost = running && header.is_none() && had_room(candidates, &current);
+    if journal_lost && !force {
         let error = candidates[freshest.index].labsan.as_ref().err().cloned();
         return Err(AssemblyRefusal::JournalLost {
             array: superblock.name.bare(),
-            error: error.unwrap_or(crate::format::labsan::LabsanError::NoMagic),
+            error: error.unwrap_or(LabsanError::NoMagic),
         });
     }
     if header.is_some() {
@@ -72,11 +75,7 @@ pub(super) fn decide(
     let needs = Needs {
         replay_journal: running && header.is_some() && policy == Policy::Journal,
         // A journal that was lost leaves stripes half-written anywhere.
-        resync: if running && header.is_none() {
-            Resync::From(0)
-        } else {
-            resync(candidates, superblock, &current)
-        },
+        resync: if journal_lost { Resync::From(0) } else { resync(candidates, superblock, &current) },
     };
     let missing = slots.len() - current.len();
     let has_parity = matches!(superblock.level, 4..=6);
@@ -92,6 +91,18 @@ fn newest_header<'a>(candidates: &'a [Candidate], current: &[usize]) -> Option<&
         .iter()
         .filter_map(|index| candidates[*index].labsan.as_ref().ok())
         .max_by_key(|header| (header.md_events, header.md_utime, header.generation))
+}
+
+/// A labsan area may have been there. Where mdadm left too small a gap there never was one, nor a journal.
+fn had_room(candidates: &[Candidate], current: &[usize]) -> bool {
+    current.iter().map(|index| &candidates[*index]).any(|candidate| {
+        let Ok(superblock) = &candidate.superblock else { return false };
+        let bitmap_bytes = candidate.bitmap.as_ref().map_or(0, BitmapHeader::image_bytes);
+        !matches!(
+            MemberLayout::adopt(superblock, bitmap_bytes, candidate.size_bytes),
+            Err(LayoutError::GapTooSmall { .. })
+        )
+    })
 }
 
 fn note_headers(candidates: &[Candidate], current: &[usize], notes: &mut Vec<Note>) {
