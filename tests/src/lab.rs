@@ -58,15 +58,22 @@ impl Lab {
     /// The same with the daemon not started.
     pub fn stopped(kind: Kind, count: usize, disk_bytes: u64) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("labsan-test-").tempdir()?;
-        let files = (0..count).map(|number| blank_disk(dir.path(), number, disk_bytes));
-        let files = files.collect::<Result<Vec<_>>>()?;
+        // Files under loop devices get a name that the scan does not match: one disk, one path.
+        let ending = if kind == Kind::Files { "img" } else { "backing" };
+        let mut files = Vec::new();
+        for number in 0..count {
+            files.push(dir.path().join(format!("disk{number}.{ending}")));
+            allocate(&files[number], disk_bytes)?;
+        }
         let loops = match kind {
             Kind::Files => Vec::new(),
             Kind::Loops => files.iter().map(|f| LoopDevice::attach(f, 512)).collect::<Result<Vec<_>>>()?,
         };
         let disks =
             if loops.is_empty() { files } else { loops.iter().map(|l| l.path().to_owned()).collect() };
-        let daemon = Daemon::configured(dir.path())?;
+        let mut scan = vec![dir.path().join("*.img"), dir.path().join("small/*.img")];
+        scan.extend(loops.iter().map(|l| l.path().to_owned()));
+        let daemon = Daemon::configured(dir.path(), &scan)?;
         Ok(Self { daemon, disks, _loops: loops, dir })
     }
 
@@ -131,12 +138,6 @@ impl Lab {
     }
 }
 
-fn blank_disk(dir: &Path, number: usize, bytes: u64) -> Result<PathBuf> {
-    let path = dir.join(format!("disk{number}.img"));
-    allocate(&path, bytes)?;
-    Ok(path)
-}
-
 fn allocate(path: &Path, bytes: u64) -> Result<()> {
     let file = File::create_new(path).with_context(|| path.display().to_string())?;
     nix::fcntl::posix_fallocate(&file, 0, i64::try_from(bytes)?).context("no room for a disk file")?;
@@ -155,13 +156,13 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// A daemon with a configuration file of its own in `dir`.
-    pub fn configured(dir: &Path) -> Result<Self> {
+    /// A daemon with a configuration file of its own in `dir`, looking for disks where `scan` says.
+    pub fn configured(dir: &Path, scan: &[PathBuf]) -> Result<Self> {
         let portal = format!("127.0.0.1:{}", free_port()?);
         let config = dir.join("labsan.toml");
-        fs::write(&config, configuration(dir, &portal))?;
+        fs::write(&config, configuration(dir, &portal, scan))?;
         Ok(Self {
-            words: vec!["--config".into(), config.to_string_lossy().into_owned()],
+            words: vec!["serve".into(), "--config".into(), config.to_string_lossy().into_owned()],
             socket: dir.join("labsand.sock"),
             portal,
             log: dir.join("labsand.log"),
@@ -225,7 +226,7 @@ impl Daemon {
 
     /// Its configuration file, if it has one.
     pub fn config_path(&self) -> Option<&str> {
-        (self.words[0] == "--config").then_some(self.words[1].as_str())
+        (self.words[1] == "--config").then_some(self.words[2].as_str())
     }
 
     /// Whether the process is there.
@@ -311,10 +312,11 @@ impl Drop for Daemon {
     }
 }
 
-fn configuration(dir: &Path, portal: &str) -> String {
+fn configuration(dir: &Path, portal: &str, scan: &[PathBuf]) -> String {
     let dir = dir.display();
     format!(
-        "socket = \"{dir}/labsand.sock\"\nstate = \"{dir}/state\"\nlisten = [\"{portal}\"]\nscan = [\"{dir}\"]\n"
+        "portals = [\"{portal}\"]\nscan = {scan:?}\nsocket = \"{dir}/labsand.sock\"\nstate_dir = \"{dir}/state\"\n\
+         log = \"debug\"\n"
     )
 }
 

@@ -141,3 +141,23 @@ pub fn check_marks(image: &Path, marks: &[Mark]) -> Result<()> {
     }
     Ok(())
 }
+
+/// Checks a region that was being filled with `patterns` when the target died: each 4 KiB block is wholly one of them.
+/// Gives how many blocks hold the last pattern.
+///
+/// # Errors
+/// Names the first block that is torn, or holds what nobody wrote.
+pub fn check_old_or_new(image: &Path, at: u64, bytes: u64, patterns: &[u8]) -> Result<u64> {
+    use std::os::unix::fs::FileExt;
+    let file = std::fs::File::open(image).with_context(|| image.display().to_string())?;
+    let mut block = vec![0; usize::try_from(MARK_BYTES)?];
+    let mut newest = 0;
+    for number in at / MARK_BYTES..(at + bytes) / MARK_BYTES {
+        file.read_exact_at(&mut block, number * MARK_BYTES)?;
+        let first = block[0];
+        anyhow::ensure!(patterns.contains(&first), "block {number} holds {first:#04x}, which nobody wrote");
+        anyhow::ensure!(block.iter().all(|&byte| byte == first), "block {number} is torn");
+        newest += u64::from(patterns.last() == Some(&first));
+    }
+    Ok(newest)
+}

@@ -60,7 +60,7 @@ fn a_disk_of_another_array() -> Result<()> {
     // The lab's spares are part of it, too.
     refused_create(&lab, &["--level", "1"], &[&lab.disk(0), &lab.disk(4)], 3, "lab")?;
     let fresh = lab.extra_disk("fresh.img", DISK_BYTES)?.display().to_string();
-    refused_create(&lab, &["--level", "1", "--force"], &[&lab.disk(1), &fresh], 3, "lab")?;
+    refused_create(&lab, &["--level", "1", "--force", "--yes"], &[&lab.disk(1), &fresh], 3, "lab")?;
     lab.daemon.raidctl(&["array", "stop", "lab", "--yes"])?.ok()?;
     refused_create(&lab, &["--level", "1"], &[&lab.disk(0), &fresh], 3, "lab")
 }
@@ -90,7 +90,7 @@ fn foreign_signatures_need_force() -> Result<()> {
         refused_create(&lab, &["--level", "1"], &[&good, &lab.disk(1)], 3, what)?;
         refused_create(&lab, &["--level", "1"], &[&good, &lab.disk(1)], 3, "--force")?;
     }
-    let words = ["array", "create", "lab", "--level", "1", "--force", &good, &lab.disk(1)];
+    let words = ["array", "create", "lab", "--level", "1", "--force", "--yes", &good, &lab.disk(1)];
     lab.daemon.raidctl(&words)?.ok()?;
     Ok(())
 }
@@ -137,7 +137,7 @@ fn counts_and_chunks_that_cannot_be() -> Result<()> {
     refused_create(&lab, &["--level", "6"], &[&a, &b, &c], 3, "at least 4")?;
     refused_create(&lab, &["--level", "10"], &[&a], 3, "at least")?;
     refused_create(&lab, &["--level", "0", "--spare", &c], &[&a, &b], 3, "spare")?;
-    for chunk in ["48KiB", "2KiB", "1GiB", "65535B"] {
+    for chunk in ["48KiB", "2KiB", "2MiB", "65535"] {
         refused_create(&lab, &["--level", "5", "--chunk", chunk], &[&a, &b, &c], 3, "chunk")?;
     }
     let usage = lab.daemon.raidctl(&["array", "create", "new", "--level", "7", &a, &b])?;

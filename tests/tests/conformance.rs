@@ -105,7 +105,7 @@ fn client_tools_see_one_disk() -> Result<()> {
         conformance::inquiry(&url, Some(page))?;
     }
     conformance::inquiry(&url, Some(0x83))?.expect_said("NAA")?;
-    let capacity = conformance::read_capacity(&url)?.expect_said("Block Length:512")?;
+    let capacity = conformance::read_capacity(&url)?.expect_said("LOGICAL BLOCK LENGTH IN BYTES:512")?;
     capacity.expect_said(&format!("RETURNED LOGICAL BLOCK ADDRESS:{}", LUN_BYTES / 512 - 1))?;
     qemu::info(&url)?.expect_said(&format!("({LUN_BYTES} bytes)"))?;
     Ok(())

@@ -157,23 +157,8 @@ fn everything_is_there(lab: &Lab, source: &Path, url: &str, marks: &[Mark]) -> R
     ensure!(copy.metadata()?.len() == LUN_BYTES, "the LUN has another size");
     image::same_bytes(source, &copy, IMAGE_BYTES)?;
     qemu::check_marks(&copy, marks)?;
-    check_torn(&copy)?;
+    let written = qemu::check_old_or_new(&copy, TORN_AT, TORN_BYTES, &[0, TORN_PATTERN])?;
+    eprintln!("{written} blocks were written when the daemon was killed");
     File::options().write(true).open(&copy)?.set_len(IMAGE_BYTES)?;
     image::check_ext4(&copy)
-}
-
-fn check_torn(copy: &Path) -> Result<()> {
-    use std::os::unix::fs::FileExt;
-    let file = File::open(copy)?;
-    let mut block = vec![0; usize::try_from(BLOCK)?];
-    let mut written = 0;
-    for number in TORN_AT / BLOCK..LUN_BYTES / BLOCK {
-        file.read_exact_at(&mut block, number * BLOCK)?;
-        let first = block[0];
-        ensure!(first == 0 || first == TORN_PATTERN, "block {number} holds {first:#04x}, which nobody wrote");
-        ensure!(block.iter().all(|&byte| byte == first), "block {number} is torn");
-        written += u64::from(first == TORN_PATTERN);
-    }
-    eprintln!("{written} blocks were written when the daemon was killed");
-    Ok(())
 }

@@ -49,7 +49,7 @@ fn status_tells_the_truth_after_each_step() -> Result<()> {
     ensure!(array(&lab)?["state"] == "degraded" && member_state(&lab, 1)? == "failed");
     qemu::io(&url, &["read -P 1 0 8M".into(), "write -P 2 4M 1M".into()])?;
 
-    lab.daemon.raidctl(&["array", "remove", "lab", &lab.disk(1), "--yes"])?.ok()?;
+    lab.daemon.raidctl(&["array", "remove", "lab", &lab.disk(1)])?.ok()?;
     ensure!(member_state(&lab, 1)? == "absent", "a removed disk is still shown");
     status(1, &["degraded", "missing"])?;
 
@@ -102,7 +102,7 @@ fn a_disk_that_fails_by_itself_is_replaced_by_the_spare() -> Result<()> {
     }
     let (lab, url) = lab(Kind::Loops, "5", 3, 1)?;
     qemu::io(&url, &["write -P 5 0 32M".into()])?;
-    let file = std::fs::OpenOptions::new().write(true).open(lab.dir().join("disk1.img"))?;
+    let file = std::fs::OpenOptions::new().write(true).open(lab.dir().join("disk1.backing"))?;
     file.set_len(8 * MIB)?;
     qemu::io(&url, &["write -P 6 0 32M".into(), "read -P 6 0 32M".into()])?;
     wait_for("the spare to be taken", SECONDS, || {
