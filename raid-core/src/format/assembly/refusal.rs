@@ -102,9 +102,9 @@ pub enum AssemblyRefusal {
     },
     /// The write hole: parity and data may disagree, and a member is missing.
     #[error(
-        "array \"{array}\" was being written without a journal when it went down, and {missing} of its members are \
-             not in sync: blocks of the missing ones, rebuilt from parity that may be half-written, may come out wrong. \
-             Connect the missing disks, or accept that: raidctl array start --force"
+        "array \"{array}\" went down before its parity was in sync everywhere (it was being written without a journal, \
+             or resynced), and {missing} of its members are not in sync: their blocks, rebuilt from such parity, may come \
+             out wrong. Connect the missing disks, or accept that: raidctl array start --force"
     )]
     UncleanDegraded {
         /// Its name.

@@ -454,6 +454,26 @@ fn mdadms_own_arrays_assemble() {
 }
 
 #[test]
+fn an_array_without_room_for_a_journal_has_none_to_lose() {
+    // mdadm left 1 MiB; labsan ran the array by md's bitmap and was cut off.
+    let mut superblock = Superblock::parse(&fixtures::md::image("raid1-clean")[4096..]).unwrap();
+    superblock.features = Features::LABSAN_RUNNING;
+    superblock.resync_offset = 0;
+    let array = superblock.array_uuid;
+    let bitmap = BitmapHeader::parse(&fixtures::md::image("raid1-clean")[8192..], array).ok();
+    let candidate = Candidate {
+        id: "mirror".into(),
+        size_bytes: fixtures::md::DEVICE_BYTES,
+        superblock: Ok(superblock),
+        labsan: Err(LabsanError::NoMagic),
+        bitmap,
+    };
+    let plan = choose(array, &[candidate], false).unwrap();
+    assert_eq!(plan.needs, Needs { replay_journal: false, resync: Resync::Bitmap });
+    assert_eq!((plan.policy, plan.md_ran), (Policy::Bitmap, false));
+}
+
+#[test]
 fn refusals_say_what_to_do() {
     let mut candidates = without_headers(array(5, 3, 0));
     candidates.iter_mut().for_each(|candidate| edit(candidate, |superblock| superblock.resync_offset = 0));
