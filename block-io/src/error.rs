@@ -157,3 +157,43 @@ impl IoError {
         Self { errno: Some(errno), ..Self::new(kind, operation, device, offset, length) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_says_what_where_and_why() {
+        let device: Arc<str> = "/dev/sdx".into();
+        let read = IoError::from_errno(libc::EIO, IoOperation::Read, &device, 4096, 512);
+        assert_eq!(
+            read.to_string(),
+            "cannot read 512 bytes at 4096 of /dev/sdx: the medium has an unrecoverable error there \
+             (Input/output error (os error 5))"
+        );
+        let open = IoError::new(IoErrorKind::Busy, IoOperation::Open, &device, 0, 0);
+        assert_eq!(open.to_string(), "cannot open /dev/sdx: the device is in use");
+    }
+
+    #[test]
+    fn the_numbers_of_the_block_layer_have_kinds() {
+        for (errno, kind) in [
+            (libc::EIO, IoErrorKind::Medium),
+            (libc::ENODATA, IoErrorKind::Medium),
+            (libc::EILSEQ, IoErrorKind::Medium),
+            (libc::ENOSPC, IoErrorKind::NoSpace),
+            (libc::EDQUOT, IoErrorKind::NoSpace),
+            (libc::ENXIO, IoErrorKind::Gone),
+            (libc::ENODEV, IoErrorKind::Gone),
+            (libc::EROFS, IoErrorKind::ReadOnly),
+            (libc::EOPNOTSUPP, IoErrorKind::Unsupported),
+            (libc::EACCES, IoErrorKind::Permission),
+            (libc::ENOENT, IoErrorKind::NotFound),
+            (libc::EBUSY, IoErrorKind::Busy),
+            (libc::EINVAL, IoErrorKind::Other),
+            (0, IoErrorKind::Other),
+        ] {
+            assert_eq!(IoErrorKind::from_errno(errno), kind, "errno {errno}");
+        }
+    }
+}
