@@ -16,7 +16,11 @@ use crate::uring::Uring;
 use crate::{Buffer, threads};
 
 /// The longest single transfer handed to the kernel, which itself stops a little below 2 GiB.
+#[cfg(not(test))]
 pub(crate) const MAX_TRANSFER_BYTES: usize = 1 << 30;
+/// Small in tests, so that every longer transfer there is one that has to be continued.
+#[cfg(test)]
+pub(crate) const MAX_TRANSFER_BYTES: usize = 24 << 10;
 
 /// How often a transient refusal (EAGAIN) is retried, a millisecond apart, before it is an error.
 const TRANSIENT_RETRIES: u32 = 1000;
@@ -131,5 +135,58 @@ pub(crate) async fn transfer(mut operation: Operation, granule: usize) -> (Opera
             }
             Err(errno) => return (operation, Err(Failure::Errno(errno))),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::{Engine, EngineChoice, detect, run_local};
+    use std::io::Write;
+
+    fn on_all_engines(test: impl AsyncFn()) {
+        run_local(Engine::Threads, test());
+        match detect(EngineChoice::IoUring) {
+            Ok(engine) => run_local(engine, test()),
+            Err(error) => println!("skipped: {error}"),
+        }
+    }
+
+    #[test]
+    fn a_count_inside_a_block_is_taken_back_to_its_start() {
+        on_all_engines(async || {
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(&[7; 700]).unwrap();
+            let read = Operation::new(&Arc::new(file), 0, Request::Read(Buffer::zeroed(1024)));
+            let (read, result) = transfer(read, 512).await;
+            assert_eq!((result, read.done), (Err(Failure::EndOfFile), 512));
+        });
+    }
+
+    #[test]
+    fn a_short_count_is_continued() {
+        on_all_engines(async || {
+            let file = tempfile::tempfile().unwrap();
+            let bytes: Vec<u8> = (0..3 * MAX_TRANSFER_BYTES + 5).map(|i| (i % 241) as u8).collect();
+            let file = Arc::new(file);
+            let data = Bytes::from(bytes.clone());
+            let write = Operation::new(&file, 3, Request::Write { data, durable: true });
+            assert_eq!(transfer(write, 1).await.1, Ok(()));
+            let read = Operation::new(&file, 3, Request::Read(Buffer::zeroed(bytes.len())));
+            let (read, result) = transfer(read, 1).await;
+            assert_eq!(result, Ok(()));
+            assert!(matches!(read.request, Request::Read(buffer) if buffer[..] == bytes[..]));
+        });
+    }
+
+    #[test]
+    fn what_the_kernel_refuses_comes_back_with_its_buffer() {
+        on_all_engines(async || {
+            let file = Arc::new(File::open("/").unwrap());
+            let read = Operation::new(&file, 0, Request::Read(Buffer::copy_of(&[3; 512])));
+            let (read, result) = transfer(read, 1).await;
+            assert_eq!(result, Err(Failure::Errno(libc::EISDIR)));
+            assert!(matches!(read.request, Request::Read(buffer) if buffer.len() == 512));
+        });
     }
 }

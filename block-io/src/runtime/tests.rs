@@ -138,7 +138,7 @@ fn writes_in_flight_at_shut_down_reach_the_disk() {
         let (started, is_started) = mpsc::channel();
         let writer = Arc::clone(&device);
         pool.spawn_on(0, move || async move {
-            let data = Buffer::copy_of(&[9; 65536]).freeze();
+            let data = Buffer::copy_of(&[9; 4096]).freeze();
             let mut write = writer.write(0, data, Durability::Durable);
             let _ = futures_util::poll!(&mut write);
             started.send(()).unwrap();
@@ -147,7 +147,7 @@ fn writes_in_flight_at_shut_down_reach_the_disk() {
         is_started.recv_timeout(PATIENCE).unwrap();
         pool.shut_down();
         if engine == Engine::IoUring {
-            let (buffer, result) = run_local(engine, device.read(0, Buffer::zeroed(65536)));
+            let (buffer, result) = run_local(engine, device.read(0, Buffer::zeroed(4096)));
             result.unwrap();
             assert!(buffer.iter().all(|&byte| byte == 9));
         }
