@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl, posix_fallocate};
+use nix::sys::statvfs::fstatvfs;
 
 use super::probe::{self, DeviceIdentity, Probed};
 use super::space::{Backing, Space};
@@ -154,6 +155,10 @@ fn lock(file: &File) -> io::Result<()> {
 fn allocate(file: &File, size_bytes: u64, allocation: Allocation) -> io::Result<()> {
     let size = i64::try_from(size_bytes).map_err(|_| errno(libc::EFBIG))?;
     if allocation == Allocation::Full {
+        // Asked first: finding out by filling the file system would make its other users fail meanwhile.
+        if size_bytes > available_bytes(file)? {
+            return Err(errno(libc::ENOSPC));
+        }
         loop {
             match posix_fallocate(file, 0, size) {
                 Err(nix::errno::Errno::EINTR) => {}
@@ -162,6 +167,16 @@ fn allocate(file: &File, size_bytes: u64, allocation: Allocation) -> io::Result<
         }
     }
     file.set_len(size_bytes)
+}
+
+/// What an ordinary user may still allocate where the file lies.
+fn available_bytes(file: &File) -> io::Result<u64> {
+    let space = fstatvfs(file)?;
+    // Memory file systems without a limit report no blocks at all.
+    if space.blocks() == 0 {
+        return Ok(u64::MAX);
+    }
+    Ok(space.blocks_available().saturating_mul(space.fragment_size()))
 }
 
 /// A new name survives a power cut once its directory is synced.

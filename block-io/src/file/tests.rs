@@ -358,8 +358,12 @@ fn creating_never_touches_what_exists() {
 
 #[test]
 fn a_file_that_does_not_fit_is_removed_again() {
-    let dir = tempfile::tempdir().unwrap();
-    let error = FileDevice::create(image(&dir), 1 << 42, Allocation::Full).unwrap_err();
-    assert_eq!(error.kind, IoErrorKind::NoSpace, "{error}");
-    assert!(!image(&dir).exists());
+    for dir in directories() {
+        let error = FileDevice::create(image(&dir), 1 << 50, Allocation::Full).unwrap_err();
+        assert_eq!(error.kind, IoErrorKind::NoSpace, "{error}");
+        assert!(!image(&dir).exists());
+        let error = FileDevice::create(image(&dir), 1 << 63, Allocation::Sparse).unwrap_err();
+        assert_eq!(error.errno, Some(libc::EFBIG), "{error}");
+        assert!(!image(&dir).exists());
+    }
 }
