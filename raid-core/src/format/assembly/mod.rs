@@ -15,7 +15,7 @@
 //! degraded (write hole), and what only a newer labsan or md itself can open.
 //!
 //! One lag is allowed because updates go to all current members, and no second update is begun before the
-//! first is everywhere. So whoever starts an array writes the freshest superblock to
+//! first is everywhere. So whoever starts an array writes [`AssemblyPlan::superblock_for`] to each of
 //! [`AssemblyPlan::laggards`], durably, before its first own update.
 //!
 //! The choice does not depend on the order of the candidates.
@@ -26,6 +26,7 @@ use super::bitmap::BitmapHeader;
 use super::labsan::{Header, LabsanError, Policy};
 use super::superblock::{Superblock, SuperblockError};
 
+mod laggard;
 mod level;
 mod recovery;
 mod refusal;
@@ -152,7 +153,8 @@ pub struct AssemblyPlan {
     pub spares: Vec<usize>,
     /// Candidates that play no part; `notes` says why.
     pub left_out: Vec<usize>,
-    /// In sync (or rebuilding, or spares), but one update behind: the freshest superblock goes to them first.
+    /// In sync, rebuilding or spares, but behind the freshest superblock: before anything else each gets
+    /// [`AssemblyPlan::superblock_for`] it.
     pub laggards: Vec<usize>,
     /// What has to be done before, or while, clients are served.
     pub needs: Needs,

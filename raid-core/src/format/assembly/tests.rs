@@ -154,6 +154,32 @@ fn a_rebuild_resumes_at_its_checkpoint_and_is_never_in_sync_early() {
 }
 
 #[test]
+fn bringing_laggards_up_changes_nobodys_standing() {
+    // A spare was drafted, a member is at its checkpoint, another in sync; all missed the last update.
+    let mut candidates = array(6, 5, 1);
+    update(&mut candidates, &[0, 2, 3, 4], &[(1, Role::Faulty), (5, Role::Active(1))]);
+    edit(&mut candidates[3], |superblock| superblock.recovery_offset = Some(4096));
+    edit(&mut candidates[4], |superblock| superblock.features = Features::BAD_BLOCKS);
+    update(&mut candidates, &[0, 2], &[]);
+    let before = plan(&candidates);
+    assert_eq!(before.laggards, [3, 4, 5]);
+    let drafted = SlotState::Rebuilding { candidate: 5, recovery_offset: 0, by_bitmap: false };
+    assert_eq!(before.slots[1], drafted);
+    // A power cut after any of them.
+    for laggard in before.laggards.clone() {
+        let own = candidates[laggard].superblock.clone().unwrap();
+        let fresh = before.superblock_for(&candidates, laggard).unwrap();
+        assert_eq!(Superblock::parse(&fresh.encode()), Ok(fresh.clone()));
+        assert_eq!((fresh.dev_number, fresh.device_uuid), (own.dev_number, own.device_uuid));
+        assert_eq!(fresh.features, own.features.without(Features::RECOVERY_BITMAP));
+        candidates[laggard].superblock = Ok(fresh);
+        assert_eq!(plan(&candidates).slots, before.slots);
+    }
+    assert_eq!(plan(&candidates).laggards, Vec::<usize>::new());
+    assert_eq!(before.superblock_for(&candidates, 99), None);
+}
+
+#[test]
 fn the_same_device_twice_is_refused_by_name() {
     let mut candidates = array(5, 3, 0);
     let mut copy = candidates[1].clone();
