@@ -95,7 +95,7 @@ pub async fn assemble(
         Control { template: freshest.clone(), document, config_generation, header_generation, running: true };
     let core = Arc::new(new_core(&array, plan.policy, geometry, bitmap, table, control));
     load_sync_state(&core, &plan, &dirty, options.force);
-    write_laggards(&plan, &candidates, &members, &freshest).await?;
+    write_laggards(&plan, &candidates, &members).await?;
     take_over(&core, &plan, &candidates).await?;
     let document = core.control.lock().await.document.clone();
     core.emit(ArrayEvent::NewArray);
@@ -350,16 +350,12 @@ async fn write_laggards(
     plan: &AssemblyPlan,
     candidates: &[Candidate],
     members: &[Option<Arc<Member>>],
-    freshest: &Superblock,
 ) -> Result<(), IoError> {
     for &index in &plan.laggards {
-        let (Some(member), Ok(own)) = (&members[index], &candidates[index].superblock) else { continue };
-        let mut superblock = own.clone();
-        superblock.events = freshest.events;
-        superblock.utime = freshest.utime;
-        superblock.resync_offset = freshest.resync_offset;
-        superblock.roles.clone_from(&freshest.roles);
-        superblock.features = freshest.features;
+        let (Some(member), Some(superblock)) = (&members[index], plan.superblock_for(candidates, index))
+        else {
+            continue;
+        };
         let data = block_io::Buffer::copy_of(&superblock.encode()).freeze();
         member.device.write(SUPER_OFFSET_BYTES, data, Durability::Durable).await?;
     }

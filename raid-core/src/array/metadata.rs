@@ -53,7 +53,7 @@ impl Control {
 /// Now, as md stamps it.
 pub(crate) fn now() -> MdTime {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    MdTime { seconds: since.as_secs(), micros: since.subsec_micros() }
+    MdTime::of_labsan(since.as_secs(), since.subsec_micros())
 }
 
 /// An error of one member's metadata.
