@@ -1,1 +1,15 @@
-//! An iSCSI target (RFC 7143) that serves any BlockDevice as a SCSI logical unit.
+//! An iSCSI target (RFC 7143) that serves any [`block_io::BlockDevice`] as a SCSI logical unit.
+//!
+//! What is pure: [`pdu`], [`text`], [`login`], [`chap`], [`names`], [`session`], and most of [`scsi`]. What does I/O:
+//! [`server`]. [`registry`] is what an administrator changes while it serves. It knows nothing of RAID.
+
+pub mod chap;
+pub mod limits;
+pub mod login;
+pub mod names;
+pub mod pdu;
+pub mod registry;
+pub mod scsi;
+pub mod server;
+pub mod session;
+pub mod text;

@@ -1,0 +1,65 @@
+//! Every limit of the target: its name, its number, its reason.
+
+/// Connections of one server, logins in progress included: each costs a staging buffer and a file descriptor.
+pub const MAX_CONNECTIONS: usize = 2048;
+
+/// Logins in progress at once: what strangers can cost before they have shown who they are.
+pub const MAX_LOGINS: usize = 256;
+
+/// A login must be through by then; initiators give up after 15 s.
+pub const LOGIN_TIMEOUT_MS: u64 = 15_000;
+
+/// Text of one login or text exchange, all PDUs together. RFC 7143 section 6.1 asks for 8 KiB at least.
+pub const MAX_TEXT_BYTES: usize = 64 << 10;
+
+/// PDUs one text may be spread over.
+pub const MAX_TEXT_PDUS: usize = 16;
+
+/// Login requests of one login: security and operational negotiation take a handful.
+pub const MAX_LOGIN_EXCHANGES: usize = 32;
+
+/// Commands of one session that may be under way: Linux queues 128 by default.
+pub const QUEUE_DEPTH: u32 = 128;
+
+/// Immediate commands accepted beyond the window, for NOPs and task management (RFC 7143 section 4.2.2.1).
+pub const MAX_IMMEDIATE: usize = 64;
+
+/// Our MaxRecvDataSegmentLength: a data segment that is received in place in one piece.
+pub const MAX_RECV_DATA_SEGMENT: u32 = 256 << 10;
+
+/// FirstBurstLength we agree to: unsolicited data saves a round trip for writes up to this.
+pub const FIRST_BURST: u32 = 256 << 10;
+
+/// MaxBurstLength we agree to: the data of one R2T.
+pub const MAX_BURST: u32 = 1 << 20;
+
+/// R2Ts of one command under way at once.
+pub const MAX_OUTSTANDING_R2T: u32 = 1;
+
+/// Largest transfer of one command, a little above what VPD page B0 allows: anything longer is refused by the
+/// device server, and its data is not kept.
+pub const MAX_COMMAND_BYTES: u64 = 16 << 20;
+
+/// Bytes received ahead of where they belong: headers, small writes, and the start of large ones.
+pub const STAGING_BYTES: usize = 64 << 10;
+
+/// Data segments from this length on are received straight into their command's buffer.
+pub const IN_PLACE_BYTES: usize = 8 << 10;
+
+/// Idle time after which the initiator is asked whether it is still there.
+pub const NOP_IN_INTERVAL_MS: u64 = 15_000;
+
+/// It must answer by then.
+pub const NOP_IN_TIMEOUT_MS: u64 = 15_000;
+
+/// Bytes of responses that wait for a slow initiator before no more commands are read from it.
+pub const MAX_QUEUED_RESPONSE_BYTES: usize = 16 << 20;
+
+/// Buffers handed to one vectored write.
+pub const MAX_IO_SLICES: usize = 128;
+
+/// Seconds an initiator is given to log out when the target stops.
+pub const LOGOUT_GRACE_S: u16 = 3;
+
+/// Messages to a session from the rest of the target: resets and drops come one at a time.
+pub const SESSION_MAILBOX: usize = 16;

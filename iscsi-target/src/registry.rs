@@ -1,0 +1,372 @@
+//! Which targets are there, who may use them, and who does? Shared by all workers, and changed while they serve.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::chap::ChapPolicy;
+use crate::limits;
+use crate::login::Refusal;
+use crate::names;
+use crate::scsi::{LogicalUnit, LunMap};
+
+/// Who may log in to a target. Nobody is the default.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AccessPolicy {
+    /// Initiator names that are let in; a trailing `*` stands for any rest, `*` alone for everyone.
+    pub initiators: Vec<String>,
+    /// Only from this very machine.
+    pub loopback_only: bool,
+}
+
+impl AccessPolicy {
+    /// Is this initiator, coming from there, let in?
+    pub fn admits(&self, initiator: &str, peer: IpAddr) -> bool {
+        if self.loopback_only && !peer.to_canonical().is_loopback() {
+            return false;
+        }
+        let initiator = initiator.to_ascii_lowercase();
+        self.initiators.iter().map(|rule| rule.to_ascii_lowercase()).any(|rule| {
+            rule.strip_suffix('*').map_or(rule == initiator, |prefix| initiator.starts_with(prefix))
+        })
+    }
+}
+
+/// Why the registry refused a change. Nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RegistryError {
+    /// Not an iSCSI name.
+    #[error("{0:?} is no iSCSI name: use iqn.YYYY-MM.reversed.domain:name, eui.… or naa.…")]
+    BadName(String),
+    /// A target of that name is there.
+    #[error("target {0} exists already")]
+    TargetExists(String),
+    /// No target of that name.
+    #[error("there is no target {0}")]
+    NoTarget(String),
+    /// The number is in use.
+    #[error("target {target} has a LUN {lun} already")]
+    LunTaken {
+        /// The target.
+        target: String,
+        /// The number.
+        lun: u16,
+    },
+    /// The number is not in use.
+    #[error("target {target} has no LUN {lun}")]
+    NoLun {
+        /// The target.
+        target: String,
+        /// The number.
+        lun: u16,
+    },
+    /// Initiators are logged in.
+    #[error("target {target} has {sessions} sessions: drop them first, or use --yes")]
+    InUse {
+        /// The target.
+        target: String,
+        /// How many.
+        sessions: usize,
+    },
+    /// The same secret both ways would let each side answer the other's challenge.
+    #[error("the secret of {0} is the target's own as well: mutual CHAP needs two different secrets")]
+    SameSecret(String),
+}
+
+/// A target and its rules.
+#[derive(Debug)]
+pub struct Target {
+    /// Its name, in lower case.
+    pub name: String,
+    /// Shown to initiators.
+    pub alias: Option<String>,
+    /// Its logical units.
+    pub luns: LunMap,
+    rules: Mutex<Rules>,
+}
+
+impl Target {
+    /// The target of a session that has none (discovery).
+    pub(crate) fn nowhere(luns: LunMap) -> Self {
+        Self { name: String::new(), alias: None, luns, rules: Mutex::default() }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Rules {
+    access: AccessPolicy,
+    chap: ChapPolicy,
+}
+
+/// What the rest of the target asks of a session.
+#[derive(Debug)]
+pub enum SessionMessage {
+    /// End these tasks (of one LUN, or all) without a response; tell when none can change data any more.
+    Abort {
+        /// Which LUN's; all if none.
+        lun: Option<u64>,
+        /// Told when it is done.
+        done: oneshot::Sender<()>,
+    },
+    /// Close the connection, let every task end, then tell.
+    Drop {
+        /// Told when it is done.
+        done: oneshot::Sender<()>,
+    },
+    /// Ask the initiator to log out, then close.
+    ShutDown {
+        /// Told when it is done.
+        done: oneshot::Sender<()>,
+    },
+}
+
+/// What is known of a session.
+#[derive(Clone, Debug)]
+pub struct SessionInfo {
+    /// Its number here; unique while the server runs.
+    pub id: u64,
+    /// TSIH.
+    pub tsih: u16,
+    /// InitiatorName.
+    pub initiator: String,
+    /// InitiatorAlias.
+    pub initiator_alias: Option<String>,
+    /// ISID.
+    pub isid: [u8; 6],
+    /// The target; none for discovery.
+    pub target: Option<String>,
+    /// The initiator's address.
+    pub peer: std::net::SocketAddr,
+    /// Ours.
+    pub local: std::net::SocketAddr,
+    /// HeaderDigest.
+    pub header_digest: bool,
+    /// DataDigest.
+    pub data_digest: bool,
+}
+
+#[derive(Debug)]
+struct Session {
+    info: SessionInfo,
+    mailbox: mpsc::Sender<SessionMessage>,
+}
+
+/// The registry.
+#[derive(Debug, Default)]
+pub struct TargetRegistry {
+    targets: Mutex<BTreeMap<String, Arc<Target>>>,
+    sessions: Mutex<BTreeMap<u64, Session>>,
+    next_session: AtomicU64,
+    next_tsih: AtomicU16,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl TargetRegistry {
+    /// No targets yet.
+    pub fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    /// Make a target that lets nobody in.
+    pub fn create_target(&self, name: &str, alias: Option<String>) -> Result<(), RegistryError> {
+        if !names::is_iscsi_name(name) {
+            return Err(RegistryError::BadName(name.to_owned()));
+        }
+        let name = name.to_ascii_lowercase();
+        let mut targets = lock(&self.targets);
+        if targets.contains_key(&name) {
+            return Err(RegistryError::TargetExists(name));
+        }
+        let target = Target { name: name.clone(), alias, luns: LunMap::new(&name), rules: Mutex::default() };
+        targets.insert(name, Arc::new(target));
+        Ok(())
+    }
+
+    /// Remove a target that nobody uses. `force` is for callers that drop the sessions afterwards.
+    pub fn remove_target(&self, name: &str, force: bool) -> Result<(), RegistryError> {
+        let target = self.target(name)?;
+        let sessions = self.sessions().iter().filter(|s| s.target.as_ref() == Some(&target.name)).count();
+        if sessions > 0 && !force {
+            return Err(RegistryError::InUse { target: target.name.clone(), sessions });
+        }
+        lock(&self.targets).remove(&target.name);
+        Ok(())
+    }
+
+    /// A target by its name, in any case.
+    pub fn target(&self, name: &str) -> Result<Arc<Target>, RegistryError> {
+        let name = name.to_ascii_lowercase();
+        lock(&self.targets).get(&name).cloned().ok_or(RegistryError::NoTarget(name))
+    }
+
+    /// All targets, by name.
+    pub fn targets(&self) -> Vec<Arc<Target>> {
+        lock(&self.targets).values().cloned().collect()
+    }
+
+    /// Who may log in.
+    pub fn set_access(&self, name: &str, access: AccessPolicy) -> Result<(), RegistryError> {
+        lock(&self.target(name)?.rules).access = access;
+        Ok(())
+    }
+
+    /// What must be proved to log in.
+    pub fn set_chap(&self, name: &str, chap: ChapPolicy) -> Result<(), RegistryError> {
+        if let Some(mutual) = &chap.mutual
+            && let Some(same) = chap.accounts.iter().find(|account| account.secret.equals(&mutual.secret))
+        {
+            return Err(RegistryError::SameSecret(same.name.clone()));
+        }
+        lock(&self.target(name)?.rules).chap = chap;
+        Ok(())
+    }
+
+    /// Give a target a logical unit.
+    pub fn map_lun(&self, name: &str, lun: u16, unit: Arc<LogicalUnit>) -> Result<(), RegistryError> {
+        let target = self.target(name)?;
+        let taken = RegistryError::LunTaken { target: target.name.clone(), lun };
+        target.luns.insert(lun, unit).map_err(|_| taken)
+    }
+
+    /// Take a logical unit away. Commands under way in it end by themselves; the initiators are told.
+    pub fn unmap_lun(&self, name: &str, lun: u16) -> Result<Arc<LogicalUnit>, RegistryError> {
+        let target = self.target(name)?;
+        target.luns.remove(lun).ok_or_else(|| RegistryError::NoLun { target: target.name.clone(), lun })
+    }
+
+    /// Everyone who is logged in.
+    pub fn sessions(&self) -> Vec<SessionInfo> {
+        lock(&self.sessions).values().map(|session| session.info.clone()).collect()
+    }
+
+    /// Close a session and wait until none of its tasks can change data any more. False if there is none.
+    pub async fn drop_session(&self, id: u64) -> bool {
+        let mailbox = lock(&self.sessions).get(&id).map(|session| session.mailbox.clone());
+        let Some(mailbox) = mailbox else { return false };
+        tell(&mailbox, |done| SessionMessage::Drop { done }).await;
+        true
+    }
+
+    /// May this initiator, coming from there, log in, and what must it prove?
+    pub(crate) fn admit(&self, initiator: &str, target: &str, peer: IpAddr) -> Result<ChapPolicy, Refusal> {
+        let target = self.target(target).map_err(|_| Refusal::NotFound)?;
+        let rules = lock(&target.rules);
+        if rules.access.admits(initiator, peer) { Ok(rules.chap.clone()) } else { Err(Refusal::Forbidden) }
+    }
+
+    /// The targets this initiator is to hear of.
+    pub(crate) fn visible(&self, initiator: &str, peer: IpAddr) -> Vec<Arc<Target>> {
+        let admits = |target: &Arc<Target>| lock(&target.rules).access.admits(initiator, peer);
+        self.targets().into_iter().filter(admits).collect()
+    }
+
+    /// A number for a session that logs in; never 0 (RFC 7143 section 11.12.6).
+    pub(crate) fn next_tsih(&self) -> u16 {
+        loop {
+            let tsih = self.next_tsih.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+            let taken = lock(&self.sessions).values().any(|session| session.info.tsih == tsih);
+            if tsih != 0 && !taken {
+                return tsih;
+            }
+        }
+    }
+
+    /// Session reinstatement (RFC 7143 section 6.3.5): the session of the same nexus is closed, and none of its tasks
+    /// runs any more, before the new one is entered.
+    pub(crate) async fn reinstate(&self, new: &SessionInfo) {
+        let same = |old: &SessionInfo| {
+            old.target.is_some()
+                && old.target == new.target
+                && old.isid == new.isid
+                && old.initiator.eq_ignore_ascii_case(&new.initiator)
+        };
+        let old: Vec<_> = lock(&self.sessions)
+            .values()
+            .filter(|session| same(&session.info))
+            .map(|session| session.mailbox.clone())
+            .collect();
+        for mailbox in old {
+            tell(&mailbox, |done| SessionMessage::Drop { done }).await;
+        }
+    }
+
+    pub(crate) fn enter(&self, mut info: SessionInfo) -> (u64, mpsc::Receiver<SessionMessage>) {
+        let (mailbox, messages) = mpsc::channel(limits::SESSION_MAILBOX);
+        let id = self.next_session.fetch_add(1, Ordering::Relaxed) + 1;
+        info.id = id;
+        lock(&self.sessions).insert(id, Session { info, mailbox });
+        (id, messages)
+    }
+
+    pub(crate) fn leave(&self, id: u64) {
+        lock(&self.sessions).remove(&id);
+    }
+
+    /// The mailboxes of a target's sessions but one.
+    pub(crate) fn others(&self, target: &str, but: u64) -> Vec<mpsc::Sender<SessionMessage>> {
+        lock(&self.sessions)
+            .iter()
+            .filter(|(id, session)| **id != but && session.info.target.as_deref() == Some(target))
+            .map(|(_, session)| session.mailbox.clone())
+            .collect()
+    }
+
+    pub(crate) fn all_mailboxes(&self) -> Vec<mpsc::Sender<SessionMessage>> {
+        lock(&self.sessions).values().map(|session| session.mailbox.clone()).collect()
+    }
+}
+
+/// Send a message and wait until it was done, or the session is gone.
+pub(crate) async fn tell(
+    mailbox: &mpsc::Sender<SessionMessage>,
+    message: impl FnOnce(oneshot::Sender<()>) -> SessionMessage,
+) {
+    let (done, is_done) = oneshot::channel();
+    if mailbox.send(message(done)).await.is_ok() {
+        // An error means that the session ended on its own, which is as good.
+        let _ = is_done.await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chap::{Account, Secret};
+
+    #[test]
+    fn nobody_gets_in_who_is_not_named() {
+        let peer: IpAddr = "10.0.0.1".parse().unwrap();
+        let policy = |rules: &[&str]| AccessPolicy {
+            initiators: rules.iter().map(|rule| (*rule).to_owned()).collect(),
+            loopback_only: false,
+        };
+        assert!(!policy(&[]).admits("iqn.2026-11.x:a", peer));
+        assert!(policy(&["iqn.2026-11.x:A"]).admits("iqn.2026-11.x:a", peer));
+        assert!(!policy(&["iqn.2026-11.x:a"]).admits("iqn.2026-11.x:ab", peer));
+        assert!(policy(&["iqn.2026-11.x:*"]).admits("iqn.2026-11.x:ab", peer));
+        let local = AccessPolicy { loopback_only: true, ..policy(&["*"]) };
+        assert!(!local.admits("iqn.2026-11.x:a", peer));
+        assert!(local.admits("iqn.2026-11.x:a", "::ffff:127.0.0.1".parse().unwrap()));
+    }
+
+    #[test]
+    fn names_are_unique_and_secrets_differ() {
+        let registry = TargetRegistry::new();
+        registry.create_target("iqn.2026-11.org.labsan:t", None).unwrap();
+        let again = registry.create_target("IQN.2026-11.org.labsan:T", None);
+        assert!(matches!(again, Err(RegistryError::TargetExists(_))));
+        assert!(matches!(registry.create_target("nonsense", None), Err(RegistryError::BadName(_))));
+        let account = |name: &str| Account { name: name.into(), secret: Secret::new("same") };
+        let chap = ChapPolicy { accounts: vec![account("a")], mutual: Some(account("b")) };
+        let refused = registry.set_chap("iqn.2026-11.org.labsan:t", chap);
+        assert_eq!(refused, Err(RegistryError::SameSecret("a".into())));
+        assert!(registry.remove_target("iqn.2026-11.org.labsan:none", false).is_err());
+        registry.remove_target("iqn.2026-11.org.labsan:t", false).unwrap();
+    }
+}

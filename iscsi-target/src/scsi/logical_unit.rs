@@ -1,0 +1,269 @@
+//! One logical unit: a device, its identity, and what initiators have made of it.
+//!
+//! Every command first passes the gates, in this order (SPC-4 clause 5.13, SAM-5 clause 5.14): unit attention,
+//! reservation, write protection. Where there is nothing to be told and nobody has reserved it, all of that costs one
+//! atomic load.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use block_io::{BlockDevice, BufferPool};
+use uuid::Uuid;
+
+use super::cdb::Cdb;
+use super::command_table::{Command, Operation};
+use super::mode::{ModeFacts, ModeState};
+use super::nexus::Attentions;
+use super::{Failure, Nexus, ScsiCommand, ScsiResponse, Sense, Status, capacity, inquiry, mode, report};
+
+/// Who a logical unit is, on every path and for good.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LuIdentity {
+    /// The NAA designator is made of it.
+    pub uuid: Uuid,
+    /// Unit serial number.
+    pub serial: String,
+    /// Product identification, up to 16 characters.
+    pub product: String,
+}
+
+/// How a logical unit behaves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LuOptions {
+    /// Writes end in WRITE PROTECTED.
+    pub read_only: bool,
+    /// WCE: writes are acknowledged before they are durable.
+    pub write_cache: bool,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    attentions: Attentions,
+    mode: ModeState,
+    reserved_by: Option<Nexus>,
+}
+
+/// A logical unit.
+#[derive(Debug)]
+pub struct LogicalUnit {
+    device: Arc<dyn BlockDevice>,
+    identity: LuIdentity,
+    options: LuOptions,
+    state: Mutex<State>,
+    /// A unit attention waits, or somebody has reserved it, or a mode parameter is not the default.
+    exceptional: AtomicBool,
+    atomic: tokio::sync::RwLock<()>,
+}
+
+impl LogicalUnit {
+    /// A logical unit over `device`.
+    pub fn new(device: Arc<dyn BlockDevice>, identity: LuIdentity, options: LuOptions) -> Arc<Self> {
+        Arc::new(Self {
+            device,
+            identity,
+            options,
+            state: Mutex::default(),
+            exceptional: AtomicBool::new(false),
+            atomic: tokio::sync::RwLock::new(()),
+        })
+    }
+
+    /// What is below it.
+    pub fn device(&self) -> &Arc<dyn BlockDevice> {
+        &self.device
+    }
+
+    /// Who it is.
+    pub fn identity(&self) -> &LuIdentity {
+        &self.identity
+    }
+
+    /// How it behaves.
+    pub fn options(&self) -> LuOptions {
+        self.options
+    }
+
+    pub(crate) fn atomic(&self) -> &tokio::sync::RwLock<()> {
+        &self.atomic
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The device has grown (or shrunk): every nexus is told.
+    pub fn capacity_changed(&self) {
+        self.raise(Sense::CAPACITY_CHANGED, None);
+    }
+
+    pub(crate) fn raise(&self, sense: Sense, but: Option<&Nexus>) {
+        self.state().attentions.raise(sense, but);
+        self.exceptional.store(true, Ordering::Release);
+    }
+
+    /// A logical unit reset (SAM-5 clause 6.3.3).
+    pub(crate) fn reset(&self, by: &Nexus) {
+        let mut state = self.state();
+        state.mode = ModeState::default();
+        state.reserved_by = None;
+        drop(state);
+        self.raise(Sense::RESET, Some(by));
+    }
+
+    /// From now on this nexus is told of changes.
+    pub(crate) fn meet(&self, nexus: &Nexus) {
+        self.state().attentions.meet(nexus);
+    }
+
+    /// The nexus is lost: its reservation goes with it.
+    pub(crate) fn forget(&self, nexus: &Nexus) {
+        let mut state = self.state();
+        state.attentions.forget(nexus);
+        if state.reserved_by.as_ref() == Some(nexus) {
+            state.reserved_by = None;
+        }
+    }
+
+    pub(crate) fn told_of_luns(&self, nexus: &Nexus) {
+        self.state().attentions.clear(nexus, Sense::LUNS_CHANGED);
+    }
+
+    pub(crate) fn descriptor_sense(&self) -> bool {
+        self.exceptional.load(Ordering::Acquire) && self.state().mode.descriptor_sense
+    }
+
+    fn facts(&self) -> ModeFacts {
+        let info = self.device.info();
+        ModeFacts {
+            read_only: self.options.read_only || info.read_only,
+            write_cache: self.options.write_cache,
+            blocks: capacity::blocks(&info),
+            block_bytes: info.logical_block_bytes,
+        }
+    }
+
+    /// What stands in a command's way.
+    fn gates(&self, nexus: &Nexus, command: &Command) -> Result<(), Failure> {
+        let mut protected = self.options.read_only;
+        if self.exceptional.load(Ordering::Acquire) {
+            let mut state = self.state();
+            let informs = matches!(
+                command.operation,
+                Operation::Inquiry | Operation::ReportLuns | Operation::RequestSense
+            );
+            if !informs && let Some(sense) = state.attentions.next(nexus) {
+                return Err(sense.into());
+            }
+            let releases = command.operation == Operation::Release;
+            if !informs && !releases && state.reserved_by.as_ref().is_some_and(|holder| holder != nexus) {
+                return Err(Failure::Status(Status::ReservationConflict));
+            }
+            protected |= state.mode.write_protect;
+        }
+        if command.writes && protected { Err(Sense::WRITE_PROTECTED.into()) } else { Ok(()) }
+    }
+
+    /// Carry a command out. `command` is what the CDB was found to be.
+    pub(crate) async fn execute(
+        &self,
+        nexus: &Nexus,
+        known: &Command,
+        command: &ScsiCommand,
+        pool: &BufferPool,
+    ) -> Result<ScsiResponse, Failure> {
+        self.gates(nexus, known)?;
+        let cdb = Cdb(&command.cdb);
+        match known.operation {
+            Operation::Read => self.read(command, pool).await,
+            Operation::Write => self.write(command).await,
+            Operation::WriteAndVerify => self.write_and_verify(command, pool).await,
+            Operation::Verify => self.verify(command, pool).await,
+            Operation::SynchronizeCache => self.synchronize(cdb).await,
+            Operation::WriteSame => self.write_same(command).await,
+            Operation::Unmap => self.unmap(command).await,
+            Operation::CompareAndWrite => self.compare_and_write(command, pool).await,
+            Operation::OrWrite => self.or_write(command, pool).await,
+            Operation::Prefetch => self.prefetch(cdb),
+            _ => self.without_medium(nexus, known, command),
+        }
+    }
+
+    fn without_medium(
+        &self,
+        nexus: &Nexus,
+        known: &Command,
+        command: &ScsiCommand,
+    ) -> Result<ScsiResponse, Failure> {
+        let cdb = Cdb(&command.cdb);
+        let info = self.device.info();
+        Ok(match known.operation {
+            Operation::Inquiry => inquiry::inquiry(cdb, &self.identity, &info, nexus)?,
+            Operation::ReadCapacity10 => capacity::read_capacity_10(cdb, &info)?,
+            Operation::ReadCapacity16 => capacity::read_capacity_16(cdb, &info)?,
+            Operation::GetLbaStatus => capacity::get_lba_status(cdb, &info)?,
+            Operation::ModeSense => mode::sense(cdb, self.facts(), self.state().mode)?,
+            Operation::ModeSelect => self.mode_select(nexus, cdb, command)?,
+            Operation::RequestSense => self.request_sense(nexus, cdb),
+            Operation::Reserve => self.reserve(nexus, cdb)?,
+            Operation::Release => self.release(nexus),
+            Operation::ReportOpcodes => report::opcodes(cdb)?,
+            Operation::ReportTaskManagement => report::task_management(cdb),
+            Operation::LogSense => report::log_sense(cdb)?,
+            Operation::ReadDefectData => report::defects(cdb),
+            // The default self-test is passed; others are not there (SPC-4 clause 6.42).
+            Operation::SendDiagnostic if cdb.byte(1) & 0xe4 != 4 && cdb.byte(1) & 0xe0 != 0 => {
+                return Err(Sense::INVALID_FIELD.into());
+            }
+            Operation::TestUnitReady
+            | Operation::StartStopUnit
+            | Operation::PreventAllow
+            | Operation::SendDiagnostic => ScsiResponse::good(),
+            // Dispatched elsewhere.
+            _ => return Err(Sense::INVALID_OPCODE.into()),
+        })
+    }
+
+    fn mode_select(
+        &self,
+        nexus: &Nexus,
+        cdb: Cdb<'_>,
+        command: &ScsiCommand,
+    ) -> Result<ScsiResponse, Failure> {
+        let mut state = self.state();
+        let new = mode::select(cdb, &command.data_out, self.facts(), state.mode)?;
+        let changed = new != state.mode;
+        state.mode = new;
+        drop(state);
+        if changed {
+            // Also keeps the mode visible to `gates` and `descriptor_sense`.
+            self.raise(Sense::MODE_CHANGED, Some(nexus));
+        }
+        let wanted = if cdb.opcode() == 0x15 { usize::from(cdb.byte(4)) } else { usize::from(cdb.u16(7)) };
+        Ok(ScsiResponse { data_out_wanted: wanted as u64, ..ScsiResponse::good() })
+    }
+
+    /// REQUEST SENSE gives a waiting unit attention, as data.
+    fn request_sense(&self, nexus: &Nexus, cdb: Cdb<'_>) -> ScsiResponse {
+        let sense = self.state().attentions.next(nexus).unwrap_or(Sense::NONE);
+        ScsiResponse::parameters(sense.encode(cdb.byte(1) & 1 != 0), usize::from(cdb.byte(4)))
+    }
+
+    fn reserve(&self, nexus: &Nexus, cdb: Cdb<'_>) -> Result<ScsiResponse, Failure> {
+        // Extents and third parties are obsolete.
+        if cdb.byte(1) & 0x1f != 0 {
+            return Err(Sense::INVALID_FIELD.into());
+        }
+        self.state().reserved_by = Some(nexus.clone());
+        self.exceptional.store(true, Ordering::Release);
+        Ok(ScsiResponse::good())
+    }
+
+    /// Releasing what one does not hold is no error (SPC-2 clause 7.16).
+    fn release(&self, nexus: &Nexus) -> ScsiResponse {
+        let mut state = self.state();
+        if state.reserved_by.as_ref() == Some(nexus) {
+            state.reserved_by = None;
+        }
+        ScsiResponse::good()
+    }
+}

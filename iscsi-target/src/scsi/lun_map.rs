@@ -1,0 +1,233 @@
+//! One target's logical units: which LUN is which, and what answers where there is none.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use block_io::BufferPool;
+
+use super::cdb::Cdb;
+use super::command_table::{self, DataOut, Operation};
+use super::{Failure, LogicalUnit, Nexus, ScsiCommand, ScsiResponse, Sense, Status, inquiry};
+
+/// The LUN is in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("LUN {0} is in use")]
+pub struct LunTaken(pub u16);
+
+/// LUNs by number, shared by all workers.
+#[derive(Debug)]
+pub struct LunMap {
+    target: String,
+    units: RwLock<BTreeMap<u16, Arc<LogicalUnit>>>,
+    nexuses: Mutex<HashSet<Nexus>>,
+}
+
+/// The number in an eight-byte LUN (SAM-5 clause 4.7): peripheral device and flat space addressing, one level.
+fn number(lun: u64) -> Option<u16> {
+    let first = (lun >> 48) as u16;
+    if lun & 0xffff_ffff_ffff != 0 {
+        return None;
+    }
+    match first >> 14 {
+        // Peripheral: bus 0, eight bits.
+        0 if first >> 8 == 0 => Some(first),
+        1 => Some(first & 0x3fff),
+        _ => None,
+    }
+}
+
+/// The eight bytes of a number.
+fn address(lun: u16) -> [u8; 8] {
+    let first = if lun < 256 { lun } else { 0x4000 | lun };
+    let mut bytes = [0; 8];
+    bytes[..2].copy_from_slice(&first.to_be_bytes());
+    bytes
+}
+
+impl LunMap {
+    /// No LUNs yet.
+    pub fn new(target: &str) -> Self {
+        Self { target: target.to_owned(), units: RwLock::default(), nexuses: Mutex::default() }
+    }
+
+    fn nexuses(&self) -> MutexGuard<'_, HashSet<Nexus>> {
+        self.nexuses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn unit(&self, lun: u64) -> Option<Arc<LogicalUnit>> {
+        let units = self.units.read().unwrap_or_else(PoisonError::into_inner);
+        units.get(&number(lun)?).cloned()
+    }
+
+    /// Is there a logical unit?
+    pub fn contains(&self, lun: u64) -> bool {
+        self.unit(lun).is_some()
+    }
+
+    /// Every LUN and its unit.
+    pub fn units(&self) -> Vec<(u16, Arc<LogicalUnit>)> {
+        let units = self.units.read().unwrap_or_else(PoisonError::into_inner);
+        units.iter().map(|(lun, unit)| (*lun, Arc::clone(unit))).collect()
+    }
+
+    /// Give a number to a unit; the initiators are told.
+    pub fn insert(&self, lun: u16, unit: Arc<LogicalUnit>) -> Result<(), LunTaken> {
+        {
+            let mut units = self.units.write().unwrap_or_else(PoisonError::into_inner);
+            if lun >= 0x4000 || units.contains_key(&lun) {
+                return Err(LunTaken(lun));
+            }
+            for nexus in self.nexuses().iter() {
+                unit.meet(nexus);
+            }
+            units.insert(lun, unit);
+        }
+        self.inventory_changed(Some(lun));
+        tracing::debug!(target_name = %self.target, lun, "LUN mapped");
+        Ok(())
+    }
+
+    /// Take a number away; the initiators are told by the units that are left.
+    pub fn remove(&self, lun: u16) -> Option<Arc<LogicalUnit>> {
+        let removed = self.units.write().unwrap_or_else(PoisonError::into_inner).remove(&lun);
+        self.inventory_changed(None);
+        removed
+    }
+
+    fn inventory_changed(&self, but: Option<u16>) {
+        for (lun, unit) in self.units() {
+            if Some(lun) != but {
+                unit.raise(Sense::LUNS_CHANGED, None);
+            }
+        }
+    }
+
+    /// A nexus begins.
+    pub fn nexus_met(&self, nexus: &Nexus) {
+        self.nexuses().insert(nexus.clone());
+        for (_, unit) in self.units() {
+            unit.meet(nexus);
+        }
+    }
+
+    /// A nexus is lost.
+    pub fn nexus_lost(&self, nexus: &Nexus) {
+        self.nexuses().remove(nexus);
+        for (_, unit) in self.units() {
+            unit.forget(nexus);
+        }
+    }
+
+    /// Reset one unit, or all.
+    pub(crate) fn reset(&self, lun: Option<u64>, by: &Nexus) {
+        for (number_of, unit) in self.units() {
+            if lun.is_none_or(|lun| number(lun) == Some(number_of)) {
+                unit.reset(by);
+            }
+        }
+    }
+
+    /// Bytes of data a CDB wants of the initiator. `None` for a command that is not known.
+    pub fn data_out_length(&self, lun: u64, cdb: &[u8]) -> Option<u64> {
+        let command = command_table::find(cdb)?;
+        let cdb = Cdb(cdb);
+        let block = || self.unit(lun).map_or(512, |unit| u64::from(unit.device().info().logical_block_bytes));
+        Some(match command.data_out {
+            DataOut::None => 0,
+            DataOut::Blocks => u64::from(cdb.extent().blocks) * block(),
+            DataOut::TwiceByte13 => 2 * u64::from(cdb.byte(13)) * block(),
+            DataOut::ByteCheck => match cdb.byte(1) >> 1 & 3 {
+                1 => u64::from(cdb.extent().blocks) * block(),
+                3 => block(),
+                _ => 0,
+            },
+            DataOut::OneBlock if cdb.opcode() == 0x93 && cdb.byte(1) & 1 != 0 => 0,
+            DataOut::OneBlock => block(),
+            DataOut::Byte(at) => cdb.byte(at).into(),
+            DataOut::Word(at) => cdb.u16(at).into(),
+        })
+    }
+
+    /// Carry a command out and answer it, whatever it is. Runs to its end.
+    pub async fn execute(&self, nexus: &Nexus, command: ScsiCommand, pool: &BufferPool) -> ScsiResponse {
+        let unit = self.unit(command.lun);
+        let wanted = self.data_out_length(command.lun, &command.cdb).unwrap_or(0);
+        let result = match (command_table::find(&command.cdb), &unit) {
+            (Some(known), _) if known.operation == Operation::ReportLuns => {
+                self.report_luns(nexus, Cdb(&command.cdb)).map_err(Failure::from)
+            }
+            (Some(known), Some(unit)) => unit.execute(nexus, known, &command, pool).await,
+            (Some(known), None) => no_unit(known.operation, Cdb(&command.cdb)).map_err(Failure::from),
+            (None, Some(_)) => Err(Sense::INVALID_OPCODE.into()),
+            (None, None) => Err(Sense::NO_UNIT.into()),
+        };
+        match result {
+            Ok(response) => response,
+            Err(Failure::Status(status)) => {
+                ScsiResponse { data_out_wanted: wanted, ..ScsiResponse::with_status(status) }
+            }
+            Err(Failure::Check(sense)) => {
+                let descriptor = unit.is_some_and(|unit| unit.descriptor_sense());
+                ScsiResponse {
+                    sense: sense.encode(descriptor),
+                    data_out_wanted: wanted,
+                    ..ScsiResponse::with_status(Status::CheckCondition)
+                }
+            }
+        }
+    }
+
+    /// REPORT LUNS (SPC-4 clause 6.33).
+    fn report_luns(&self, nexus: &Nexus, cdb: Cdb<'_>) -> Result<ScsiResponse, Sense> {
+        let allocation = cdb.u32(6) as usize;
+        if allocation < 16 {
+            return Err(Sense::INVALID_FIELD);
+        }
+        let units = self.units();
+        let list: Vec<[u8; 8]> = match cdb.byte(2) {
+            0 | 2 => units.iter().map(|(lun, _)| address(*lun)).collect(),
+            // Well known logical units: none.
+            1 => Vec::new(),
+            _ => return Err(Sense::INVALID_FIELD),
+        };
+        for (_, unit) in &units {
+            unit.told_of_luns(nexus);
+        }
+        let mut data = ((list.len() * 8) as u32).to_be_bytes().to_vec();
+        data.extend_from_slice(&[0; 4]);
+        data.extend_from_slice(&list.concat());
+        Ok(ScsiResponse::parameters(data, allocation))
+    }
+}
+
+/// What a LUN that is not there answers (SPC-4 clauses 6.6.1, 6.39).
+fn no_unit(operation: Operation, cdb: Cdb<'_>) -> Result<ScsiResponse, Sense> {
+    match operation {
+        Operation::Inquiry => inquiry::absent(cdb),
+        Operation::RequestSense => {
+            let sense = Sense::NO_UNIT.encode(cdb.byte(1) & 1 != 0);
+            Ok(ScsiResponse::parameters(sense, usize::from(cdb.byte(4))))
+        }
+        _ => Err(Sense::NO_UNIT),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn luns_in_both_formats() {
+        assert_eq!(number(0), Some(0));
+        assert_eq!(number(0x0005_0000_0000_0000), Some(5));
+        assert_eq!(number(0x4123_0000_0000_0000), Some(0x123));
+        for bad in
+            [0x0105_0000_0000_0000, 0x0005_0001_0000_0000, 0x8005_0000_0000_0000, 0xc101_0000_0000_0000]
+        {
+            assert_eq!(number(bad), None, "{bad:#x}");
+        }
+        for lun in [0, 255, 256, 0x3fff] {
+            assert_eq!(number(u64::from_be_bytes(address(lun))), Some(lun));
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! Commands that read and write blocks (SBC-3 clause 5).
+//!
+//! COMPARE AND WRITE and ORWRITE are atomic against every other command of the logical unit: they take it alone
+//! (`LogicalUnit::atomic`), everything else shares it.
+
+use block_io::{Buffer, BufferPool, DeviceInfo, Durability};
+use bytes::Bytes;
+
+use super::capacity::blocks;
+use super::cdb::{Cdb, Extent};
+use super::{Failure, LogicalUnit, ScsiCommand, ScsiResponse, Sense, Status};
+
+/// Longest transfer of one command: VPD page B0, MAXIMUM TRANSFER LENGTH.
+pub(crate) const MAX_TRANSFER_BYTES: u64 = 8 << 20;
+
+/// VPD page B0, MAXIMUM COMPARE AND WRITE LENGTH.
+pub(crate) const MAX_COMPARE_BLOCKS: u8 = 255;
+
+const FUA: u8 = 0x08;
+
+/// A checked run of bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Span {
+    pub(crate) block: u64,
+    pub(crate) offset: u64,
+    pub(crate) length: u64,
+}
+
+/// Check an extent against the medium and the longest transfer.
+pub(crate) fn span(extent: Extent, info: &DeviceInfo, longest: u64) -> Result<Span, Sense> {
+    let block_bytes = u64::from(info.logical_block_bytes);
+    let end = extent.block.checked_add(extent.blocks.into()).ok_or(Sense::OUT_OF_RANGE)?;
+    if end > blocks(info) || extent.block >= blocks(info) {
+        return Err(Sense::OUT_OF_RANGE);
+    }
+    let length = u64::from(extent.blocks) * block_bytes;
+    if length > longest {
+        return Err(Sense::INVALID_FIELD);
+    }
+    Ok(Span { block: extent.block, offset: extent.block * block_bytes, length })
+}
+
+impl LogicalUnit {
+    /// RDPROTECT, WRPROTECT and VRPROTECT ask for protection information, which there is none of.
+    fn check_protection(cdb: Cdb<'_>) -> Result<(), Sense> {
+        let six = cdb.opcode() < 0x20;
+        if !six && cdb.byte(1) & 0xe0 != 0 { Err(Sense::INVALID_FIELD) } else { Ok(()) }
+    }
+
+    fn span_of(&self, cdb: Cdb<'_>) -> Result<Span, Sense> {
+        Self::check_protection(cdb)?;
+        span(cdb.extent(), &self.device().info(), MAX_TRANSFER_BYTES)
+    }
+
+    /// Whether a write has to be durable when it is acknowledged.
+    pub(crate) fn durability(&self, fua: bool) -> Durability {
+        if fua || !self.options().write_cache { Durability::Durable } else { Durability::Cached }
+    }
+
+    pub(crate) async fn read(
+        &self,
+        command: &ScsiCommand,
+        pool: &BufferPool,
+    ) -> Result<ScsiResponse, Failure> {
+        let cdb = Cdb(&command.cdb);
+        let span = self.span_of(cdb)?;
+        let block_bytes = u64::from(self.device().info().logical_block_bytes);
+        let taken = u64::from(command.expected_data_in).next_multiple_of(block_bytes);
+        let length = span.length.min(taken);
+        let _shared = self.atomic().read().await;
+        if cdb.opcode() >= 0x20 && cdb.byte(1) & FUA != 0 {
+            // What is read with FUA must be on the medium (SBC-3 clause 5.11).
+            self.device().flush().await.map_err(|error| Sense::from_io(&error, span.block))?;
+        }
+        let data_in = if length == 0 { Bytes::new() } else { self.fetch(span, length, pool).await?.freeze() };
+        Ok(ScsiResponse { data_in, data_in_wanted: span.length, ..ScsiResponse::good() })
+    }
+
+    /// The first `length` bytes of a span.
+    async fn fetch(&self, span: Span, length: u64, pool: &BufferPool) -> Result<Buffer, Failure> {
+        let buffer = pool.take(length as usize).await.map_err(|_| Failure::Status(Status::TaskSetFull))?;
+        let (buffer, result) = self.device().read(span.offset, buffer).await;
+        result.map_err(|error| Sense::from_io(&error, span.block))?;
+        Ok(buffer)
+    }
+
+    /// As many whole blocks as the initiator sent.
+    fn sent(span: Span, data: &Bytes, block_bytes: u64) -> Bytes {
+        let whole = data.len() as u64 / block_bytes * block_bytes;
+        data.slice(..whole.min(span.length) as usize)
+    }
+
+    pub(crate) async fn write(&self, command: &ScsiCommand) -> Result<ScsiResponse, Failure> {
+        let cdb = Cdb(&command.cdb);
+        let span = self.span_of(cdb)?;
+        let data = Self::sent(span, &command.data_out, self.device().info().logical_block_bytes.into());
+        let fua = cdb.opcode() >= 0x20 && cdb.byte(1) & FUA != 0;
+        let _shared = self.atomic().read().await;
+        self.store(span, data, self.durability(fua)).await?;
+        Ok(ScsiResponse { data_out_wanted: span.length, ..ScsiResponse::good() })
+    }
+
+    async fn store(&self, span: Span, data: Bytes, durability: Durability) -> Result<(), Failure> {
+        if data.is_empty() {
+            return Ok(());
+        }
+        let result = self.device().write(span.offset, data, durability).await;
+        Ok(result.map_err(|error| Sense::from_io(&error, span.block))?)
+    }
+
+    /// WRITE AND VERIFY: written durably, then read back and compared.
+    pub(crate) async fn write_and_verify(
+        &self,
+        command: &ScsiCommand,
+        pool: &BufferPool,
+    ) -> Result<ScsiResponse, Failure> {
+        let cdb = Cdb(&command.cdb);
+        let span = self.span_of(cdb)?;
+        if cdb.byte(1) & 0x04 != 0 {
+            return Err(Sense::INVALID_FIELD.into());
+        }
+        let data = Self::sent(span, &command.data_out, self.device().info().logical_block_bytes.into());
+        let _shared = self.atomic().read().await;
+        self.store(span, data.clone(), Durability::Durable).await?;
+        if !data.is_empty() {
+            compare(&self.fetch(span, data.len() as u64, pool).await?, &data)?;
+        }
+        Ok(ScsiResponse { data_out_wanted: span.length, ..ScsiResponse::good() })
+    }
+
+    /// VERIFY: BYTCHK 00b reads, 01b compares with as much data, 11b compares every block with one.
+    pub(crate) async fn verify(
+        &self,
+        command: &ScsiCommand,
+        pool: &BufferPool,
+    ) -> Result<ScsiResponse, Failure> {
+        let cdb = Cdb(&command.cdb);
+        Self::check_protection(cdb)?;
+        let info = self.device().info();
+        let block_bytes = u64::from(info.logical_block_bytes);
+        let byte_check = cdb.byte(1) >> 1 & 3;
+        let longest = if byte_check == 1 { MAX_TRANSFER_BYTES } else { u64::MAX };
+        let span = span(cdb.extent(), &info, longest)?;
+        let wanted = match byte_check {
+            0 => 0,
+            1 => span.length,
+            3 => block_bytes.min(span.length),
+            _ => return Err(Sense::INVALID_FIELD.into()),
+        };
+        if (command.data_out.len() as u64) < wanted {
+            return Err(Sense::INVALID_FIELD.into());
+        }
+        let _shared = self.atomic().read().await;
+        let mut done = 0;
+        while done < span.length {
+            let length = (span.length - done).min(VERIFY_PIECE_BYTES);
+            let piece = Span { offset: span.offset + done, block: span.block + done / block_bytes, length };
+            let found = self.fetch(piece, length, pool).await?;
+            let expected = match byte_check {
+                0 => None,
+                1 => Some(command.data_out.slice(done as usize..(done + length) as usize)),
+                _ => Some(command.data_out[..wanted as usize].repeat((length / block_bytes) as usize).into()),
+            };
+            if let Some(expected) = expected {
+                compare(&found, &expected).map_err(|sense| {
+                    let information = sense.information.map(|offset| offset + done);
+                    Sense { information, ..sense }
+                })?;
+            }
+            done += length;
+        }
+        Ok(ScsiResponse { data_out_wanted: wanted, ..ScsiResponse::good() })
+    }
+
+    /// SYNCHRONIZE CACHE: all of it, whatever range was named; durable before it is acknowledged even if IMMED is set.
+    pub(crate) async fn synchronize(&self, cdb: Cdb<'_>) -> Result<ScsiResponse, Failure> {
+        let extent = cdb.extent();
+        let all = blocks(&self.device().info());
+        let end = extent.block.checked_add(extent.blocks.into()).ok_or(Sense::OUT_OF_RANGE)?;
+        if end > all || extent.block >= all {
+            return Err(Sense::OUT_OF_RANGE.into());
+        }
+        self.device().flush().await.map_err(|error| Sense::from_io(&error, extent.block))?;
+        Ok(ScsiResponse::good())
+    }
+
+    /// PRE-FETCH: there is no cache to fill; everything that could be fetched is said to be.
+    pub(crate) fn prefetch(&self, cdb: Cdb<'_>) -> Result<ScsiResponse, Failure> {
+        span(cdb.extent(), &self.device().info(), u64::MAX)?;
+        Ok(ScsiResponse::with_status(Status::ConditionMet))
+    }
+
+    /// COMPARE AND WRITE: all or nothing, and nothing in between for anyone else.
+    pub(crate) async fn compare_and_write(
+        &self,
+        command: &ScsiCommand,
+        pool: &BufferPool,
+    ) -> Result<ScsiResponse, Failure> {
+        let cdb = Cdb(&command.cdb);
+        Self::check_protection(cdb)?;
+        let blocks = u32::from(cdb.byte(13));
+        let span = span(Extent { block: cdb.u64(2), blocks }, &self.device().info(), MAX_TRANSFER_BYTES)?;
+        let wanted = 2 * span.length;
+        if (command.data_out.len() as u64) < wanted {
+            return Err(Sense::INVALID_FIELD.into());
+        }
+        let (expected, new) = (
+            command.data_out.slice(..span.length as usize),
+            command.data_out.slice(span.length as usize..wanted as usize),
+        );
+        if span.length > 0 {
+            let _alone = self.atomic().write().await;
+            compare(&self.fetch(span, span.length, pool).await?, &expected)?;
+            self.store(span, new, self.durability(cdb.byte(1) & FUA != 0)).await?;
+        }
+        Ok(ScsiResponse { data_out_wanted: wanted, ..ScsiResponse::good() })
+    }
+
+    /// ORWRITE: the medium gets the OR of what it holds and what is sent.
+    pub(crate) async fn or_write(
+        &self,
+        command: &ScsiCommand,
+        pool: &BufferPool,
+    ) -> Result<ScsiResponse, Failure> {
+        let cdb = Cdb(&command.cdb);
+        let span = self.span_of(cdb)?;
+        let data = Self::sent(span, &command.data_out, self.device().info().logical_block_bytes.into());
+        if !data.is_empty() {
+            let _alone = self.atomic().write().await;
+            let mut merged = self.fetch(span, data.len() as u64, pool).await?;
+            for (byte, bits) in merged.iter_mut().zip(&data) {
+                *byte |= bits;
+            }
+            self.store(span, merged.freeze(), self.durability(cdb.byte(1) & FUA != 0)).await?;
+        }
+        Ok(ScsiResponse { data_out_wanted: span.length, ..ScsiResponse::good() })
+    }
+}
+
+/// Bytes verified at once.
+const VERIFY_PIECE_BYTES: u64 = 1 << 20;
+
+/// MISCOMPARE at the first byte that differs.
+fn compare(found: &[u8], expected: &[u8]) -> Result<(), Sense> {
+    if found == expected {
+        return Ok(());
+    }
+    let at = found.iter().zip(expected).take_while(|(a, b)| a == b).count();
+    Err(Sense::miscompare(at as u64))
+}

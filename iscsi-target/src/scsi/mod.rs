@@ -1,0 +1,109 @@
+//! The SCSI device server (SPC-4, SBC-3) over any [`block_io::BlockDevice`].
+//!
+//! One command table (`command_table`) says what is supported; dispatch, REPORT SUPPORTED OPERATION CODES and
+//! `docs/scsi-conformance.md` follow from it. CDBs are decoded and answers are laid out by pure functions; only
+//! `medium` and `logical_unit` touch the device.
+
+mod capacity;
+mod cdb;
+pub mod command_table;
+mod inquiry;
+mod logical_unit;
+mod lun_map;
+mod medium;
+mod mode;
+mod nexus;
+mod report;
+mod sense;
+mod vpd;
+mod zeroing;
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+pub use logical_unit::{LogicalUnit, LuIdentity, LuOptions};
+pub use lun_map::{LunMap, LunTaken};
+pub use nexus::Nexus;
+pub use sense::Sense;
+
+/// SCSI status codes (SAM-5 table 40).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+#[allow(missing_docs)]
+pub enum Status {
+    Good = 0x00,
+    CheckCondition = 0x02,
+    ConditionMet = 0x04,
+    Busy = 0x08,
+    ReservationConflict = 0x18,
+    TaskSetFull = 0x28,
+    TaskAborted = 0x40,
+}
+
+/// A command with all the data the initiator sent for it.
+#[derive(Clone, Debug)]
+pub struct ScsiCommand {
+    /// The eight bytes of the LUN field.
+    pub lun: u64,
+    /// The command descriptor block; its first 16 bytes at least.
+    pub cdb: SmallVec<[u8; 16]>,
+    /// Write data or a parameter list.
+    pub data_out: Bytes,
+    /// The most data the initiator takes.
+    pub expected_data_in: u32,
+}
+
+/// What became of a command.
+#[derive(Clone, Debug)]
+pub struct ScsiResponse {
+    /// Its status.
+    pub status: Status,
+    /// Encoded sense data; empty if there is none.
+    pub sense: Vec<u8>,
+    /// The data it produced, perhaps cut to what the initiator takes.
+    pub data_in: Bytes,
+    /// Bytes it produces in all.
+    pub data_in_wanted: u64,
+    /// Bytes it wanted of the initiator.
+    pub data_out_wanted: u64,
+}
+
+impl ScsiResponse {
+    /// GOOD, without data.
+    pub fn good() -> Self {
+        Self {
+            status: Status::Good,
+            sense: Vec::new(),
+            data_in: Bytes::new(),
+            data_in_wanted: 0,
+            data_out_wanted: 0,
+        }
+    }
+
+    /// GOOD, with these bytes of parameter data, cut at the CDB's allocation length.
+    pub(crate) fn parameters(bytes: impl Into<Bytes>, allocation_length: usize) -> Self {
+        let mut data_in = bytes.into();
+        data_in.truncate(allocation_length);
+        Self { data_in_wanted: data_in.len() as u64, data_in, ..Self::good() }
+    }
+
+    pub(crate) fn with_status(status: Status) -> Self {
+        Self { status, ..Self::good() }
+    }
+}
+
+/// How a command ends otherwise than well.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Failure {
+    Check(Sense),
+    Status(Status),
+}
+
+impl From<Sense> for Failure {
+    fn from(sense: Sense) -> Self {
+        Self::Check(sense)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,58 @@
+//! Who speaks to whom: the I_T nexus (SAM-5 clause 4.7), and what each nexus has yet to be told.
+
+use std::collections::{HashMap, VecDeque};
+
+use super::Sense;
+
+/// An initiator port and a target port.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Nexus {
+    /// InitiatorName.
+    pub initiator_name: String,
+    /// ISID: with the name, the initiator port.
+    pub isid: [u8; 6],
+    /// The target's name.
+    pub target_name: String,
+    /// TargetPortalGroupTag: with the name, the target port.
+    pub target_portal_group: u16,
+    /// Relative target port identifier.
+    pub relative_target_port: u16,
+}
+
+/// Unit attentions waiting for each nexus that is known, in the order they came, each once.
+#[derive(Debug, Default)]
+pub(crate) struct Attentions(HashMap<Nexus, VecDeque<Sense>>);
+
+impl Attentions {
+    /// From now on this nexus is told of changes.
+    pub(crate) fn meet(&mut self, nexus: &Nexus) {
+        if !self.0.contains_key(nexus) {
+            self.0.insert(nexus.clone(), VecDeque::new());
+        }
+    }
+
+    pub(crate) fn forget(&mut self, nexus: &Nexus) {
+        self.0.remove(nexus);
+    }
+
+    /// Tell every nexus, but not `but`.
+    pub(crate) fn raise(&mut self, sense: Sense, but: Option<&Nexus>) {
+        for (nexus, queue) in &mut self.0 {
+            if Some(nexus) != but && !queue.contains(&sense) {
+                queue.push_back(sense);
+            }
+        }
+    }
+
+    /// The next one for this nexus.
+    pub(crate) fn next(&mut self, nexus: &Nexus) -> Option<Sense> {
+        self.0.get_mut(nexus)?.pop_front()
+    }
+
+    /// Take out one kind: it was told otherwise (REPORT LUNS clears 3F/0E, SPC-4 clause 6.33).
+    pub(crate) fn clear(&mut self, nexus: &Nexus, sense: Sense) {
+        if let Some(queue) = self.0.get_mut(nexus) {
+            queue.retain(|waiting| *waiting != sense);
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Sense data (SPC-4 clause 4.5): why a command did not do what was asked.
+
+use block_io::{IoError, IoErrorKind, IoOperation};
+
+/// Sense key, additional sense code and qualifier, and where it happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sense {
+    /// Sense key.
+    pub key: u8,
+    /// Additional sense code.
+    pub asc: u8,
+    /// Its qualifier.
+    pub ascq: u8,
+    /// INFORMATION: a block address, or an offset.
+    pub information: Option<u64>,
+}
+
+const NOT_READY: u8 = 0x02;
+const MEDIUM_ERROR: u8 = 0x03;
+const HARDWARE_ERROR: u8 = 0x04;
+const ILLEGAL_REQUEST: u8 = 0x05;
+const UNIT_ATTENTION: u8 = 0x06;
+const DATA_PROTECT: u8 = 0x07;
+const MISCOMPARE: u8 = 0x0e;
+
+impl Sense {
+    /// Sense without INFORMATION.
+    pub const fn new(key: u8, asc: u8, ascq: u8) -> Self {
+        Self { key, asc, ascq, information: None }
+    }
+
+    /// NO SENSE.
+    pub const NONE: Self = Self::new(0, 0, 0);
+    /// INVALID COMMAND OPERATION CODE.
+    pub const INVALID_OPCODE: Self = Self::new(ILLEGAL_REQUEST, 0x20, 0x00);
+    /// LOGICAL BLOCK ADDRESS OUT OF RANGE.
+    pub const OUT_OF_RANGE: Self = Self::new(ILLEGAL_REQUEST, 0x21, 0x00);
+    /// INVALID FIELD IN CDB.
+    pub const INVALID_FIELD: Self = Self::new(ILLEGAL_REQUEST, 0x24, 0x00);
+    /// LOGICAL UNIT NOT SUPPORTED.
+    pub const NO_UNIT: Self = Self::new(ILLEGAL_REQUEST, 0x25, 0x00);
+    /// INVALID FIELD IN PARAMETER LIST.
+    pub const INVALID_PARAMETER: Self = Self::new(ILLEGAL_REQUEST, 0x26, 0x00);
+    /// PARAMETER LIST LENGTH ERROR.
+    pub const PARAMETER_LENGTH: Self = Self::new(ILLEGAL_REQUEST, 0x1a, 0x00);
+    /// SAVING PARAMETERS NOT SUPPORTED.
+    pub const NO_SAVING: Self = Self::new(ILLEGAL_REQUEST, 0x39, 0x00);
+    /// WRITE PROTECTED.
+    pub const WRITE_PROTECTED: Self = Self::new(DATA_PROTECT, 0x27, 0x00);
+    /// BUS DEVICE RESET FUNCTION OCCURRED.
+    pub const RESET: Self = Self::new(UNIT_ATTENTION, 0x29, 0x03);
+    /// MODE PARAMETERS CHANGED.
+    pub const MODE_CHANGED: Self = Self::new(UNIT_ATTENTION, 0x2a, 0x01);
+    /// CAPACITY DATA HAS CHANGED.
+    pub const CAPACITY_CHANGED: Self = Self::new(UNIT_ATTENTION, 0x2a, 0x09);
+    /// REPORTED LUNS DATA HAS CHANGED.
+    pub const LUNS_CHANGED: Self = Self::new(UNIT_ATTENTION, 0x3f, 0x0e);
+    /// MEDIUM REMOVAL PREVENTED.
+    pub const REMOVAL_PREVENTED: Self = Self::new(ILLEGAL_REQUEST, 0x53, 0x02);
+
+    /// MISCOMPARE DURING VERIFY OPERATION, at this byte of the data that was compared.
+    pub fn miscompare(offset: u64) -> Self {
+        Self { information: Some(offset), ..Self::new(MISCOMPARE, 0x1d, 0x00) }
+    }
+
+    /// What an I/O error means to an initiator. `block` is the first block of the command.
+    pub fn from_io(error: &IoError, block: u64) -> Self {
+        let reading = error.operation == IoOperation::Read;
+        match error.kind {
+            IoErrorKind::Medium if reading => {
+                Self { information: Some(block), ..Self::new(MEDIUM_ERROR, 0x11, 0x00) }
+            }
+            IoErrorKind::Medium => Self { information: Some(block), ..Self::new(MEDIUM_ERROR, 0x0c, 0x00) },
+            // SPACE ALLOCATION FAILED WRITE PROTECT.
+            IoErrorKind::NoSpace => Self::new(DATA_PROTECT, 0x27, 0x07),
+            IoErrorKind::OutOfRange | IoErrorKind::Misaligned => Self::OUT_OF_RANGE,
+            IoErrorKind::ReadOnly => Self::WRITE_PROTECTED,
+            // LOGICAL UNIT NOT READY, MANUAL INTERVENTION REQUIRED.
+            IoErrorKind::Stopped => Self::new(NOT_READY, 0x04, 0x03),
+            // INTERNAL TARGET FAILURE.
+            _ => Self::new(HARDWARE_ERROR, 0x44, 0x00),
+        }
+    }
+
+    /// The bytes, as current information in fixed (70h) or descriptor (72h) format.
+    pub fn encode(&self, descriptor_format: bool) -> Vec<u8> {
+        if descriptor_format {
+            let mut bytes = vec![0x72, self.key, self.asc, self.ascq, 0, 0, 0, 0];
+            if let Some(information) = self.information {
+                bytes[7] = 12;
+                bytes.extend_from_slice(&[0x00, 0x0a, 0x80, 0]);
+                bytes.extend_from_slice(&information.to_be_bytes());
+            }
+            return bytes;
+        }
+        let mut bytes = vec![0; 18];
+        bytes[0] = 0x70;
+        bytes[2] = self.key;
+        bytes[7] = 10;
+        bytes[12] = self.asc;
+        bytes[13] = self.ascq;
+        // Fixed format has room for 32 bits only; more than that is left out (SPC-4 clause 4.5.3).
+        if let Some(information) = self.information.and_then(|value| u32::try_from(value).ok()) {
+            bytes[0] |= 0x80;
+            bytes[3..7].copy_from_slice(&information.to_be_bytes());
+        }
+        bytes
+    }
+}

@@ -1,0 +1,129 @@
+//! WRITE SAME and UNMAP (SBC-3 clauses 5.28, 5.43, 5.44): many blocks at once. Unmapped blocks read as zeros.
+
+use block_io::Durability;
+use bytes::Bytes;
+
+use super::cdb::{Cdb, Extent};
+use super::medium::{Span, span};
+use super::{Failure, LogicalUnit, ScsiCommand, ScsiResponse, Sense};
+
+/// Longest WRITE SAME and largest UNMAP descriptor: long enough to be worth it, short enough to end soon.
+pub(crate) const MAX_ZERO_BYTES: u64 = 256 << 20;
+
+/// VPD page B0, MAXIMUM UNMAP BLOCK DESCRIPTOR COUNT.
+pub(crate) const MAX_UNMAP_DESCRIPTORS: u32 = 256;
+
+/// Bytes of a pattern written at once.
+const PATTERN_BYTES: u64 = 1 << 20;
+
+impl LogicalUnit {
+    pub(crate) async fn write_same(&self, command: &ScsiCommand) -> Result<ScsiResponse, Failure> {
+        let cdb = Cdb(&command.cdb);
+        let flags = cdb.byte(1);
+        let no_data = cdb.opcode() == 0x93 && flags & 0x01 != 0;
+        // WRPROTECT, ANCHOR, and the obsolete PBDATA and LBDATA.
+        if flags & 0xf6 != 0 {
+            return Err(Sense::INVALID_FIELD.into());
+        }
+        let info = self.device().info();
+        let mut extent = cdb.extent();
+        if extent.blocks == 0 {
+            // None means to the end (WSNZ is 0).
+            let rest = super::capacity::blocks(&info).checked_sub(extent.block).ok_or(Sense::OUT_OF_RANGE)?;
+            extent.blocks = u32::try_from(rest).map_err(|_| Sense::INVALID_FIELD)?;
+        }
+        let span = span(extent, &info, MAX_ZERO_BYTES)?;
+        let block_bytes = info.logical_block_bytes as usize;
+        let data_out_wanted = if no_data { 0 } else { block_bytes as u64 };
+        if command.data_out.len() < data_out_wanted as usize {
+            return Err(Sense::INVALID_FIELD.into());
+        }
+        let pattern = command.data_out.slice(..data_out_wanted as usize);
+        let unmap = flags & 0x08 != 0 && info.discard;
+        let _shared = self.atomic().read().await;
+        if pattern.iter().all(|byte| *byte == 0) {
+            self.zero(span, unmap).await?;
+        } else {
+            self.repeat(span, &pattern).await?;
+        }
+        Ok(ScsiResponse { data_out_wanted, ..ScsiResponse::good() })
+    }
+
+    async fn zero(&self, span: Span, unmap: bool) -> Result<(), Failure> {
+        let durability = self.durability(false);
+        let result = if unmap {
+            self.device().discard(span.offset, span.length).await
+        } else {
+            self.device().zero(span.offset, span.length, durability).await
+        };
+        Ok(result.map_err(|error| Sense::from_io(&error, span.block))?)
+    }
+
+    async fn repeat(&self, span: Span, pattern: &[u8]) -> Result<(), Failure> {
+        let piece_bytes = PATTERN_BYTES.min(span.length);
+        let piece = Bytes::from(pattern.repeat(piece_bytes as usize / pattern.len()));
+        let mut done = 0;
+        while done < span.length {
+            let length = (span.length - done).min(piece.len() as u64);
+            let data = piece.slice(..length as usize);
+            let result = self.device().write(span.offset + done, data, self.durability(false)).await;
+            result.map_err(|error| Sense::from_io(&error, span.block))?;
+            done += length;
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn unmap(&self, command: &ScsiCommand) -> Result<ScsiResponse, Failure> {
+        let cdb = Cdb(&command.cdb);
+        let info = self.device().info();
+        // ANCHOR is not supported, and without LBPU neither is UNMAP.
+        if cdb.byte(1) & 1 != 0 || !info.discard {
+            return Err(Sense::INVALID_FIELD.into());
+        }
+        let asked = usize::from(cdb.u16(7));
+        let good = ScsiResponse { data_out_wanted: asked as u64, ..ScsiResponse::good() };
+        if asked == 0 {
+            return Ok(good);
+        }
+        let list = command.data_out.get(..asked).ok_or(Sense::PARAMETER_LENGTH)?;
+        let mut spans = Vec::new();
+        for extent in descriptors(list)? {
+            if extent.blocks > 0 {
+                spans.push(span(extent, &info, MAX_ZERO_BYTES).map_err(as_parameter)?);
+            }
+        }
+        let _shared = self.atomic().read().await;
+        for span in spans {
+            self.zero(span, true).await?;
+        }
+        if self.durability(false) == Durability::Durable {
+            self.device().flush().await.map_err(|error| Sense::from_io(&error, 0))?;
+        }
+        Ok(good)
+    }
+}
+
+/// A field that is wrong in a parameter list, not in the CDB.
+fn as_parameter(sense: Sense) -> Sense {
+    if sense == Sense::INVALID_FIELD { Sense::INVALID_PARAMETER } else { sense }
+}
+
+/// The block descriptors of an UNMAP parameter list (SBC-3 table 79). A short list has none.
+fn descriptors(list: &[u8]) -> Result<Vec<Extent>, Sense> {
+    if list.len() < 8 {
+        return Err(Sense::PARAMETER_LENGTH);
+    }
+    let bytes = usize::from(u16::from_be_bytes([list[2], list[3]]));
+    let found: Vec<Extent> = list[8..]
+        .chunks_exact(16)
+        .take(bytes / 16)
+        .map(|descriptor| {
+            let cdb = Cdb(descriptor);
+            Extent { block: cdb.u64(0), blocks: cdb.u32(8) }
+        })
+        .collect();
+    if found.len() > MAX_UNMAP_DESCRIPTORS as usize {
+        return Err(Sense::INVALID_PARAMETER);
+    }
+    Ok(found)
+}

@@ -1,0 +1,206 @@
+//! The life of a SCSI command between its last byte and its response.
+
+use std::rc::Rc;
+
+use block_io::BufferPool;
+use bytes::Bytes;
+use smallvec::SmallVec;
+use tokio::sync::oneshot;
+
+use super::state::{Early, Incoming, Phase, State, Task};
+use crate::pdu::{Bhs, request};
+use crate::registry::Target;
+use crate::scsi::{ScsiCommand, ScsiResponse, Sense, Status};
+use crate::session::order::Attribute;
+use crate::session::transfer::{Next, Transfer};
+use crate::session::window::Arrival;
+
+/// Everything a command's task needs; cheap to clone.
+#[derive(Clone)]
+pub(super) struct Commands {
+    pub(super) state: Rc<State>,
+    pub(super) target: std::sync::Arc<Target>,
+    pub(super) pool: BufferPool,
+}
+
+impl Commands {
+    /// A command is here, with its immediate data in `incoming`'s buffer.
+    pub(super) fn arrived(&self, header: request::ScsiCommand, incoming: Incoming, bhs: &Bhs) {
+        let tag = header.initiator_task_tag.get();
+        let task = Task {
+            header,
+            attribute: Attribute::from_flags(header.flags),
+            phase: Phase::Receiving(Box::new(incoming)),
+            aborted: false,
+            waiters: Vec::new(),
+        };
+        self.state.tasks.borrow_mut().insert(tag, task);
+        if bhs.is_immediate() {
+            return self.its_turn(tag);
+        }
+        let arrival = self.state.window.borrow_mut().arrive(header.cmd_sn.get(), Early::Command(tag));
+        self.open_window();
+        if let Arrival::Now(Early::Command(tag)) = arrival {
+            self.its_turn(tag);
+        }
+    }
+
+    /// The command's CmdSN has come: from here on nothing but its data holds it up.
+    pub(super) fn its_turn(&self, tag: u32) {
+        let next = {
+            let mut tasks = self.state.tasks.borrow_mut();
+            let Some(task) = tasks.get_mut(&tag) else { return };
+            let Phase::Receiving(incoming) = &mut task.phase else { return };
+            incoming.arrived = true;
+            incoming.transfer.begin(task.header.flags & crate::pdu::FINAL != 0)
+        };
+        self.go_on(tag, next);
+    }
+
+    /// A sequence of data has ended, or will go on by itself.
+    pub(super) fn go_on(&self, tag: u32, next: Next) {
+        match next {
+            Next::Wait => {}
+            Next::Solicit { r2t_sn, offset, length } => {
+                let tasks = self.state.tasks.borrow();
+                let Some(Task { header, phase: Phase::Receiving(incoming), .. }) = tasks.get(&tag) else {
+                    return;
+                };
+                let (header, ttt) = (*header, incoming.transfer.target_transfer_tag());
+                drop(tasks);
+                self.state.send_r2t(&header, ttt, r2t_sn, offset, length);
+            }
+            Next::Complete => self.ready(tag),
+        }
+    }
+
+    /// All its data is here.
+    fn ready(&self, tag: u32) {
+        let (lun, attribute) = {
+            let mut tasks = self.state.tasks.borrow_mut();
+            let Some(task) = tasks.get_mut(&tag) else { return };
+            let Phase::Receiving(incoming) = &mut task.phase else { return };
+            if let Some(spoilt) = incoming.transfer.spoilt() {
+                let (asc, ascq) = spoilt.codes();
+                drop(tasks);
+                return self.end_without_running(tag, Status::CheckCondition, Some((asc, ascq)));
+            }
+            let data = incoming.buffer.take().map_or_else(Bytes::new, |mut buffer| {
+                buffer.truncate(incoming.total);
+                buffer.freeze()
+            });
+            task.phase = Phase::Dormant(data);
+            (task.header.lun.get(), task.attribute)
+        };
+        let starts = self.state.orders.borrow_mut().entry(lun).or_default().arrive(attribute, tag);
+        if let Some(tag) = starts {
+            self.run(tag);
+        }
+    }
+
+    /// Answer a command that never reaches its logical unit.
+    pub(super) fn end_without_running(&self, tag: u32, status: Status, aborted: Option<(u8, u8)>) {
+        let Some(task) = self.state.tasks.borrow_mut().remove(&tag) else { return };
+        let sense = aborted.map_or_else(Vec::new, |(asc, ascq)| Sense::new(0x0b, asc, ascq).encode(false));
+        let response = ScsiResponse { status, sense, ..ScsiResponse::good() };
+        self.open_window();
+        self.state.respond(&task.header, &response);
+        for waiter in task.waiters {
+            let _ = waiter.send(());
+        }
+    }
+
+    /// Hand a command to its logical unit, as a task that runs to its end whatever becomes of the connection.
+    fn run(&self, tag: u32) {
+        let command = {
+            let mut tasks = self.state.tasks.borrow_mut();
+            let Some(task) = tasks.get_mut(&tag) else { return };
+            let Phase::Dormant(data_out) = std::mem::replace(&mut task.phase, Phase::Running) else { return };
+            let header = &task.header;
+            let reads = header.flags & request::COMMAND_READ != 0;
+            ScsiCommand {
+                lun: header.lun.get(),
+                cdb: SmallVec::from_slice(&header.cdb),
+                data_out,
+                expected_data_in: if reads { header.expected_data_transfer_length.get() } else { 0 },
+            }
+        };
+        let this = self.clone();
+        tokio::task::spawn_local(async move {
+            let response = this.target.luns.execute(&this.state.nexus, command, &this.pool).await;
+            this.ended(tag, &response);
+        });
+    }
+
+    fn ended(&self, tag: u32, response: &ScsiResponse) {
+        let Some(task) = self.state.tasks.borrow_mut().remove(&tag) else { return };
+        self.state.commands.set(self.state.commands.get() + 1);
+        self.open_window();
+        if !task.aborted {
+            self.state.respond(&task.header, response);
+        }
+        let lun = task.header.lun.get();
+        let starting = self.end_in_order(lun, task.attribute);
+        for waiter in task.waiters {
+            // Whoever waited may have gone with its connection.
+            let _ = waiter.send(());
+        }
+        for tag in starting {
+            self.run(tag);
+        }
+        self.state.wake.notify_one();
+    }
+
+    fn end_in_order(&self, lun: u64, attribute: Attribute) -> Vec<u32> {
+        let mut orders = self.state.orders.borrow_mut();
+        let Some(order) = orders.get_mut(&lun) else { return Vec::new() };
+        let starting = order.ended(attribute);
+        if order.is_idle() {
+            orders.remove(&lun);
+        }
+        starting
+    }
+
+    fn open_window(&self) {
+        let under_way = self.state.tasks.borrow().len();
+        self.state.window.borrow_mut().open(under_way);
+    }
+
+    /// Abort tasks for which `which` holds. Those that run are waited for by the receivers; the others are gone.
+    pub(super) fn abort(&self, which: impl Fn(u32, &Task) -> bool) -> Vec<oneshot::Receiver<()>> {
+        let mut running = Vec::new();
+        let mut gone = Vec::new();
+        self.state.tasks.borrow_mut().retain(|&tag, task| {
+            if !which(tag, task) {
+                return true;
+            }
+            if !matches!(task.phase, Phase::Running) {
+                gone.push(tag);
+                return false;
+            }
+            task.aborted = true;
+            let (sender, receiver) = oneshot::channel();
+            task.waiters.push(sender);
+            running.push(receiver);
+            true
+        });
+        for order in self.state.orders.borrow_mut().values_mut() {
+            order.remove(|tag| gone.contains(tag));
+        }
+        self.open_window();
+        running
+    }
+
+    /// What the transfer of a new command will be.
+    pub(super) fn incoming(&self, header: &request::ScsiCommand, immediate: u32, tag: u32) -> Incoming {
+        let expected = header.expected_data_transfer_length.get();
+        let writes = header.flags & request::COMMAND_WRITE != 0;
+        let offered = if writes { expected } else { 0 };
+        let wanted = self.target.luns.data_out_length(header.lun.get(), &header.cdb).unwrap_or(0);
+        let wanted = if wanted > crate::limits::MAX_COMMAND_BYTES { 0 } else { wanted as u32 };
+        let total = wanted.min(offered);
+        let is_final = header.flags & crate::pdu::FINAL != 0;
+        let transfer = Transfer::new(&self.state.parameters, total, offered, immediate, is_final, tag);
+        Incoming { transfer, buffer: None, total: total as usize, arrived: false }
+    }
+}

@@ -1,0 +1,159 @@
+//! Bytes to the socket. Everything that is ready goes out in one vectored write; data is never copied.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+
+use bytes::Bytes;
+use tokio::net::TcpStream;
+
+use super::digest::crc32c;
+use crate::limits::MAX_IO_SLICES;
+use crate::pdu::{BHS_BYTES, padding};
+
+/// Header and header digest.
+const HEAD_ROOM: usize = BHS_BYTES + 4;
+/// Padding and data digest.
+const TAIL_ROOM: usize = 3 + 4;
+
+/// One PDU on its way out.
+#[derive(Debug)]
+struct Outgoing {
+    head: [u8; HEAD_ROOM],
+    head_bytes: u8,
+    data: Bytes,
+    tail: [u8; TAIL_ROOM],
+    tail_bytes: u8,
+}
+
+impl Outgoing {
+    fn new(header: [u8; BHS_BYTES], data: Bytes, header_digest: bool, data_digest: bool) -> Self {
+        let mut head = [0; HEAD_ROOM];
+        head[..BHS_BYTES].copy_from_slice(&header);
+        let mut head_bytes = BHS_BYTES;
+        if header_digest {
+            head[BHS_BYTES..].copy_from_slice(&crc32c(&[&header]).to_le_bytes());
+            head_bytes = HEAD_ROOM;
+        }
+        let mut tail = [0; TAIL_ROOM];
+        let mut tail_bytes = padding(data.len());
+        if data_digest && !data.is_empty() {
+            let sum = crc32c(&[&data, &tail[..tail_bytes]]);
+            tail[tail_bytes..tail_bytes + 4].copy_from_slice(&sum.to_le_bytes());
+            tail_bytes += 4;
+        }
+        Self { head, head_bytes: head_bytes as u8, data, tail, tail_bytes: tail_bytes as u8 }
+    }
+
+    fn parts(&self) -> [&[u8]; 3] {
+        [&self.head[..usize::from(self.head_bytes)], &self.data, &self.tail[..usize::from(self.tail_bytes)]]
+    }
+
+    fn len(&self) -> usize {
+        usize::from(self.head_bytes) + self.data.len() + usize::from(self.tail_bytes)
+    }
+}
+
+/// PDUs that wait to be sent, in order.
+#[derive(Debug, Default)]
+pub(crate) struct SendQueue {
+    pdus: VecDeque<Outgoing>,
+    /// Bytes of the first one that are out already.
+    sent: usize,
+    queued_bytes: usize,
+    header_digest: bool,
+    data_digest: bool,
+}
+
+impl SendQueue {
+    pub(crate) fn new(header_digest: bool, data_digest: bool) -> Self {
+        Self { header_digest, data_digest, ..Self::default() }
+    }
+
+    pub(crate) fn push(&mut self, header: [u8; BHS_BYTES], data: Bytes) {
+        let pdu = Outgoing::new(header, data, self.header_digest, self.data_digest);
+        self.queued_bytes += pdu.len();
+        self.pdus.push_back(pdu);
+    }
+
+    pub(crate) fn queued_bytes(&self) -> usize {
+        self.queued_bytes
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.pdus.clear();
+        (self.sent, self.queued_bytes) = (0, 0);
+    }
+
+    /// Send as much as the socket takes. True if nothing is left.
+    pub(crate) fn flush(&mut self, stream: &TcpStream) -> io::Result<bool> {
+        while !self.pdus.is_empty() {
+            let written = {
+                let mut slices = [IoSlice::new(&[]); MAX_IO_SLICES];
+                let count = self.gather(&mut slices);
+                match stream.try_write_vectored(&slices[..count]) {
+                    Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                    Ok(written) => written,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                    Err(error) => return Err(error),
+                }
+            };
+            self.advance(written);
+        }
+        Ok(true)
+    }
+
+    fn gather<'a>(&'a self, slices: &mut [IoSlice<'a>; MAX_IO_SLICES]) -> usize {
+        let (mut count, mut skip) = (0, self.sent);
+        for part in self.pdus.iter().flat_map(Outgoing::parts) {
+            let skipped = skip.min(part.len());
+            skip -= skipped;
+            if skipped == part.len() {
+                continue;
+            }
+            if count == MAX_IO_SLICES {
+                break;
+            }
+            slices[count] = IoSlice::new(&part[skipped..]);
+            count += 1;
+        }
+        count
+    }
+
+    fn advance(&mut self, written: usize) {
+        self.queued_bytes -= written.min(self.queued_bytes);
+        self.sent += written;
+        while let Some(first) = self.pdus.front() {
+            if self.sent < first.len() {
+                break;
+            }
+            self.sent -= first.len();
+            self.pdus.pop_front();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_partial_write_goes_on_where_it_stopped() {
+        let mut queue = SendQueue::new(true, true);
+        queue.push([1; BHS_BYTES], Bytes::from_static(b"hello"));
+        queue.push([2; BHS_BYTES], Bytes::new());
+        let all: Vec<u8> = queue.pdus.iter().flat_map(Outgoing::parts).flatten().copied().collect();
+        assert_eq!(all.len(), 48 + 4 + 5 + 3 + 4 + 48 + 4);
+        let mut got = Vec::new();
+        while !queue.pdus.is_empty() {
+            let step = {
+                let mut slices = [IoSlice::new(&[]); MAX_IO_SLICES];
+                let count = queue.gather(&mut slices);
+                let first: Vec<u8> = slices[..count].iter().flat_map(|s| s.iter().copied()).take(7).collect();
+                got.extend_from_slice(&first);
+                first.len()
+            };
+            queue.advance(step);
+        }
+        assert_eq!((got, queue.queued_bytes()), (all, 0));
+    }
+}

@@ -1,0 +1,114 @@
+//! Text in full feature phase: SendTargets (RFC 7143 appendix C), and nothing else.
+//!
+//! Requests may come in parts (C bit) and answers go out in parts where they are longer than the initiator's
+//! MaxRecvDataSegmentLength: it asks for each next part with our target transfer tag.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use zerocopy::big_endian::U32;
+
+use crate::limits;
+use crate::pdu::response::{Plain, RejectReason, plain};
+use crate::pdu::{Bhs, FINAL, NO_TAG, opcode, request, three_bytes};
+use crate::registry::TargetRegistry;
+use crate::text::Pairs;
+
+const CONTINUE: u8 = 0x40;
+/// The tag under which the rest of an answer is asked for: there is one exchange at a time.
+const REST_TAG: u32 = 1;
+
+/// The text exchange of one connection.
+pub(super) struct TextExchange {
+    pub(super) registry: Arc<TargetRegistry>,
+    pub(super) initiator: String,
+    pub(super) peer: SocketAddr,
+    /// The address the initiator reached us by: what it is told to use.
+    pub(super) local: SocketAddr,
+    pub(super) portal_group_tag: u16,
+    /// The session's own target; none in discovery.
+    pub(super) target: Option<String>,
+    pub(super) request: Vec<u8>,
+    pub(super) rest: Vec<u8>,
+}
+
+impl TextExchange {
+    /// Answer a text request.
+    pub(super) fn step(
+        &mut self,
+        header: &Bhs,
+        data: &[u8],
+        max_recv: u32,
+    ) -> Result<(Plain, Bytes), RejectReason> {
+        let text: request::Text = header.view();
+        let tag = text.initiator_task_tag.get();
+        if text.target_transfer_tag.get() == REST_TAG && !self.rest.is_empty() {
+            return Ok(self.next_part(tag, max_recv));
+        }
+        if text.target_transfer_tag.get() != NO_TAG && self.request.is_empty() {
+            return Err(RejectReason::ProtocolError);
+        }
+        if self.request.len() + data.len() > limits::MAX_TEXT_BYTES {
+            self.request.clear();
+            return Err(RejectReason::OutOfResources);
+        }
+        self.request.extend_from_slice(data);
+        if text.flags & CONTINUE != 0 {
+            let mut answer = plain(opcode::TEXT_RESPONSE, tag);
+            answer.flags = 0;
+            answer.target_transfer_tag = U32::new(REST_TAG);
+            return Ok((answer, Bytes::new()));
+        }
+        let pairs =
+            Pairs::parse(&std::mem::take(&mut self.request)).map_err(|_| RejectReason::InvalidPduField)?;
+        self.rest = self.answer(&pairs).encode();
+        Ok(self.next_part(tag, max_recv))
+    }
+
+    fn next_part(&mut self, tag: u32, max_recv: u32) -> (Plain, Bytes) {
+        let rest = self.rest.split_off(self.rest.len().min(max_recv as usize));
+        let part = std::mem::replace(&mut self.rest, rest);
+        let mut answer = plain(opcode::TEXT_RESPONSE, tag);
+        answer.data_segment_length = three_bytes(part.len());
+        if !self.rest.is_empty() {
+            answer.flags = CONTINUE;
+            answer.target_transfer_tag = U32::new(REST_TAG);
+        } else {
+            answer.flags = FINAL;
+        }
+        (answer, part.into())
+    }
+
+    fn answer(&self, pairs: &Pairs) -> Pairs {
+        let mut answers = Pairs::new();
+        for (key, value) in pairs.iter() {
+            match key {
+                "SendTargets" => self.send_targets(value, &mut answers),
+                _ => answers.push(key, "NotUnderstood"),
+            }
+        }
+        answers
+    }
+
+    /// Only what this initiator may use is named to it.
+    fn send_targets(&self, which: &str, answers: &mut Pairs) {
+        let wanted = match (which, &self.target) {
+            ("All", None) => None,
+            // In a normal session: of that session's target only.
+            ("" | "All", Some(own)) => Some(own.clone()),
+            (name, _) => Some(name.to_ascii_lowercase()),
+        };
+        for target in self.registry.visible(&self.initiator, self.peer.ip()) {
+            if wanted.as_ref().is_some_and(|wanted| *wanted != target.name) {
+                continue;
+            }
+            answers.push("TargetName", target.name.clone());
+            if let Some(alias) = &target.alias {
+                answers.push("TargetAlias", alias.clone());
+            }
+            let address = SocketAddr::new(self.local.ip().to_canonical(), self.local.port());
+            answers.push("TargetAddress", format!("{address},{}", self.portal_group_tag));
+        }
+    }
+}
