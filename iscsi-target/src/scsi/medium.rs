@@ -14,7 +14,7 @@ use super::{Failure, LogicalUnit, ScsiCommand, ScsiResponse, Sense, Status};
 pub(crate) const MAX_TRANSFER_BYTES: u64 = 8 << 20;
 
 /// VPD page B0, MAXIMUM COMPARE AND WRITE LENGTH.
-pub(crate) const MAX_COMPARE_BLOCKS: u8 = 255;
+pub(crate) const MAX_COMPARE_BLOCKS: u8 = 128;
 
 const FUA: u8 = 0x08;
 
@@ -198,12 +198,13 @@ impl LogicalUnit {
     ) -> Result<ScsiResponse, Failure> {
         let cdb = Cdb(&command.cdb);
         Self::check_protection(cdb)?;
+        if cdb.byte(13) > MAX_COMPARE_BLOCKS {
+            return Err(Sense::INVALID_FIELD.into());
+        }
         let blocks = u32::from(cdb.byte(13));
         let span = span(Extent { block: cdb.u64(2), blocks }, &self.device().info(), MAX_TRANSFER_BYTES)?;
         let wanted = 2 * span.length;
-        if (command.data_out.len() as u64) < wanted {
-            return Err(Sense::INVALID_FIELD.into());
-        }
+        check_length(command, wanted)?;
         let (expected, new) = (
             command.data_out.slice(..span.length as usize),
             command.data_out.slice(span.length as usize..wanted as usize),
@@ -239,6 +240,12 @@ impl LogicalUnit {
 
 /// Bytes verified at once.
 const VERIFY_PIECE_BYTES: u64 = 1 << 20;
+
+/// Some commands mean something only with exactly the data they want.
+pub(crate) fn check_length(command: &ScsiCommand, wanted: u64) -> Result<(), Sense> {
+    let exact = u64::from(command.expected_data_out) == wanted && command.data_out.len() as u64 == wanted;
+    if exact { Ok(()) } else { Err(Sense::INVALID_FIELD) }
+}
 
 /// MISCOMPARE at the first byte that differs.
 fn compare(found: &[u8], expected: &[u8]) -> Result<(), Sense> {

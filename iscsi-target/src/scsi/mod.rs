@@ -49,6 +49,8 @@ pub struct ScsiCommand {
     pub cdb: SmallVec<[u8; 16]>,
     /// Write data or a parameter list.
     pub data_out: Bytes,
+    /// Bytes the initiator meant to send; what the CDB does not want is not in `data_out`.
+    pub expected_data_out: u32,
     /// The most data the initiator takes.
     pub expected_data_in: u32,
 }

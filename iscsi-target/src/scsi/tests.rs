@@ -49,6 +49,7 @@ impl Bench {
             lun,
             cdb: whole,
             data_out: Bytes::copy_from_slice(data),
+            expected_data_out: data.len() as u32,
             expected_data_in: 1 << 20,
         };
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
@@ -160,6 +161,7 @@ fn compare_and_write_is_all_or_nothing() {
     assert_eq!(bench.device.contents()[9 * 512..10 * 512], [5; 512]);
     let mut late = [[5; 512], [6; 512]].concat();
     late[100] = 9;
+    assert_eq!(bench.codes(&cdb, &late[..512]), (5, 0x24, 0), "two blocks, no less");
     assert_eq!(bench.send("a", 0, &cdb, &late).sense[3..7], [0, 0, 0, 100]);
 }
 
@@ -196,6 +198,11 @@ fn zeroing_by_write_same_and_unmap() {
         assert_eq!(contents[block * 512], expected, "block {block}");
     }
     assert_eq!(bench.codes(&[0x41, 0x10, 0, 0, 0, 4, 0, 0, 8, 0], &[3; 512]), (5, 0x24, 0));
+    assert_eq!(
+        bench.codes(&[0x41, 0, 0, 0, 0, 4, 0, 0, 8, 0], &[3; 1024]),
+        (5, 0x24, 0),
+        "one block, no more"
+    );
 }
 
 #[test]

@@ -4,7 +4,7 @@ use block_io::DeviceInfo;
 
 use super::inquiry::VENDOR;
 use super::medium::{MAX_COMPARE_BLOCKS, MAX_TRANSFER_BYTES};
-use super::zeroing::{MAX_UNMAP_DESCRIPTORS, MAX_ZERO_BYTES};
+use super::zeroing::{MAX_UNMAP_BYTES, MAX_UNMAP_DESCRIPTORS, MAX_WRITE_SAME_BYTES};
 use super::{LuIdentity, Nexus};
 
 /// Pages there are.
@@ -83,11 +83,11 @@ fn block_limits(info: &DeviceInfo) -> Vec<u8> {
     // The stripe width, if it is one command's worth.
     let stripe = u64::from(info.optimal_write_bytes);
     put(12, blocks_of(if stripe <= MAX_TRANSFER_BYTES { stripe } else { 0 }, info));
-    put(20, blocks_of(MAX_ZERO_BYTES, info));
+    put(20, blocks_of(MAX_UNMAP_BYTES, info));
     put(24, MAX_UNMAP_DESCRIPTORS);
     put(28, blocks_of(UNMAP_GRANULARITY_BYTES.into(), info));
     put(32, 0x8000_0000);
-    body[32..40].copy_from_slice(&(u64::from(blocks_of(MAX_ZERO_BYTES, info))).to_be_bytes());
+    body[32..40].copy_from_slice(&(u64::from(blocks_of(MAX_WRITE_SAME_BYTES, info))).to_be_bytes());
     body[1] = MAX_COMPARE_BLOCKS;
     let granularity = (info.physical_block_bytes / info.logical_block_bytes.max(1)) as u16;
     body[2..4].copy_from_slice(&granularity.to_be_bytes());

@@ -4,11 +4,14 @@ use block_io::Durability;
 use bytes::Bytes;
 
 use super::cdb::{Cdb, Extent};
-use super::medium::{Span, span};
+use super::medium::{Span, check_length, span};
 use super::{Failure, LogicalUnit, ScsiCommand, ScsiResponse, Sense};
 
-/// Longest WRITE SAME and largest UNMAP descriptor: long enough to be worth it, short enough to end soon.
-pub(crate) const MAX_ZERO_BYTES: u64 = 256 << 20;
+/// VPD page B0, MAXIMUM WRITE SAME LENGTH: a pattern is written out block by block.
+pub(crate) const MAX_WRITE_SAME_BYTES: u64 = 16 << 20;
+
+/// VPD page B0, MAXIMUM UNMAP LBA COUNT: long enough to be worth it, short enough to end soon.
+pub(crate) const MAX_UNMAP_BYTES: u64 = 256 << 20;
 
 /// VPD page B0, MAXIMUM UNMAP BLOCK DESCRIPTOR COUNT.
 pub(crate) const MAX_UNMAP_DESCRIPTORS: u32 = 256;
@@ -32,19 +35,18 @@ impl LogicalUnit {
             let rest = super::capacity::blocks(&info).checked_sub(extent.block).ok_or(Sense::OUT_OF_RANGE)?;
             extent.blocks = u32::try_from(rest).map_err(|_| Sense::INVALID_FIELD)?;
         }
-        let span = span(extent, &info, MAX_ZERO_BYTES)?;
+        let span = span(extent, &info, MAX_WRITE_SAME_BYTES)?;
         let block_bytes = info.logical_block_bytes as usize;
         let data_out_wanted = if no_data { 0 } else { block_bytes as u64 };
-        if command.data_out.len() < data_out_wanted as usize {
-            return Err(Sense::INVALID_FIELD.into());
-        }
-        let pattern = command.data_out.slice(..data_out_wanted as usize);
+        check_length(command, data_out_wanted)?;
+        let pattern = &command.data_out;
         let unmap = flags & 0x08 != 0 && info.discard;
         let _shared = self.atomic().read().await;
-        if pattern.iter().all(|byte| *byte == 0) {
+        // Unmapping does not look at the pattern, as initiators expect of it (LIO does the same): zeros come back.
+        if unmap || pattern.iter().all(|byte| *byte == 0) {
             self.zero(span, unmap).await?;
         } else {
-            self.repeat(span, &pattern).await?;
+            self.repeat(span, pattern).await?;
         }
         Ok(ScsiResponse { data_out_wanted, ..ScsiResponse::good() })
     }
@@ -89,7 +91,7 @@ impl LogicalUnit {
         let mut spans = Vec::new();
         for extent in descriptors(list)? {
             if extent.blocks > 0 {
-                spans.push(span(extent, &info, MAX_ZERO_BYTES).map_err(as_parameter)?);
+                spans.push(span(extent, &info, MAX_UNMAP_BYTES).map_err(as_parameter)?);
             }
         }
         let _shared = self.atomic().read().await;

@@ -117,12 +117,15 @@ impl Commands {
             let Some(task) = tasks.get_mut(&tag) else { return };
             let Phase::Dormant(data_out) = std::mem::replace(&mut task.phase, Phase::Running) else { return };
             let header = &task.header;
-            let reads = header.flags & request::COMMAND_READ != 0;
+            let (reads, writes) =
+                (header.flags & request::COMMAND_READ != 0, header.flags & request::COMMAND_WRITE != 0);
+            let expected = header.expected_data_transfer_length.get();
             ScsiCommand {
                 lun: header.lun.get(),
                 cdb: SmallVec::from_slice(&header.cdb),
                 data_out,
-                expected_data_in: if reads { header.expected_data_transfer_length.get() } else { 0 },
+                expected_data_out: if writes { expected } else { 0 },
+                expected_data_in: if reads { expected } else { 0 },
             }
         };
         let this = self.clone();
