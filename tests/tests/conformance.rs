@@ -1,8 +1,13 @@
 //! Does a RAID 5 LUN behave as a disk should, to libiscsi's tools and its conformance suite, also with a member lost?
 
 use anyhow::{Result, ensure};
+use std::time::Duration;
 use system_tests::conformance::{self, Tally};
-use system_tests::{IQN, Kind, Lab, MIB, Seed, image, qemu, report};
+use system_tests::lab::free_port;
+use system_tests::process::{mortal, wait_for};
+use system_tests::{Background, IQN, Kind, Lab, MIB, Seed, image, qemu, report, tools};
+
+const START_LIMIT: Duration = Duration::from_secs(20);
 
 const DISK_BYTES: u64 = 96 * MIB;
 const LUN_BYTES: u64 = 160 * MIB;
@@ -62,6 +67,21 @@ fn must_pass(what: &str, url: &str) -> Result<()> {
     let tally = suite(&FAMILIES, what, url)?;
     ensure!(tally.failed.is_empty(), "failed: {}", tally.failed.join(", "));
     Ok(())
+}
+
+/// The protocol without RAID: `iscsi-target`'s own example.
+#[test]
+fn suite_passes_on_memory() -> Result<()> {
+    let portal = format!("127.0.0.1:{}", free_port()?);
+    let dir = tempfile::tempdir()?;
+    let mut command = mortal(&tools::own("examples/memory_target")?);
+    let log = dir.path().join("log");
+    let mut target = Background::start(command.args([&portal, "160"]), &log)?;
+    let url = wait_for("the target", START_LIMIT, || {
+        ensure!(target.running(), "it ended: {}", target.output());
+        Ok(target.output().lines().find(|line| line.starts_with("iscsi://")).map(ToOwned::to_owned))
+    })?;
+    must_pass("in memory", &url)
 }
 
 #[test]
