@@ -130,6 +130,8 @@ impl Connection {
         state.closed.set(true);
         state.queue.borrow_mut().clear();
         self.segment = None;
+        // The initiator learns at once that it is over; a socket that is gone already needs no closing.
+        let _ = socket2::SockRef::from(&self.stream).shutdown(std::net::Shutdown::Both);
         for task in self.commands.abort(|_, _| true) {
             // An error means that it has ended.
             let _ = task.await;

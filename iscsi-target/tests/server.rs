@@ -1,0 +1,376 @@
+//! The server over real sockets, with an initiator that does as it is told.
+
+mod support;
+
+use std::io::Write;
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use block_io::{BlockDevice, Buffer, DeviceInfo, Durability, IoError, IoFuture, MemoryDevice, ReadResult};
+use bytes::Bytes;
+use iscsi_target::chap::{Account, Algorithm, ChapPolicy, Secret};
+use iscsi_target::limits;
+use iscsi_target::pdu::opcode;
+use support::{Bench, Initiator, LUN_BYTES, NODE, TARGET, header, put, write_cdb};
+
+fn pattern(length: usize, seed: usize) -> Vec<u8> {
+    (0..length).map(|at| ((at * 7 + seed * 13) >> 3) as u8).collect()
+}
+
+#[test]
+fn every_way_of_sending_data_ends_in_the_same_bytes() {
+    let bench = Bench::new();
+    let ways = [
+        "InitialR2T=Yes\0ImmediateData=No\0",
+        "InitialR2T=Yes\0ImmediateData=Yes\0FirstBurstLength=65536\0MaxBurstLength=65536\0",
+        "HeaderDigest=CRC32C\0DataDigest=CRC32C\0MaxRecvDataSegmentLength=4096\0",
+    ];
+    for (seed, keys) in ways.into_iter().enumerate() {
+        let mut initiator = bench.login(keys);
+        let immediate_allowed = !keys.contains("ImmediateData=No");
+        for (index, length) in [512, 4096, 65_536, 65_536 + 512, 300_032, 1 << 20].into_iter().enumerate() {
+            let data = pattern(length, seed * 10 + index);
+            let immediate = if immediate_allowed { length.min(8192) } else { 0 };
+            let response = initiator.write(64, &data, immediate, 8192 + 512);
+            assert_eq!(response.header[3], 0, "{keys}, {length}: {response:02x?}");
+            let (read, pdus) = initiator.read(64, length);
+            assert!(read == data, "{keys}, {length}");
+            let segment = if keys.contains("4096") { 4096 } else { 8192 };
+            assert_eq!(pdus, length.div_ceil(segment), "cut at the initiator's MaxRecvDataSegmentLength");
+        }
+        assert_eq!(bench.device.contents()[64 * 512..][..1 << 20], pattern(1 << 20, seed * 10 + 5));
+    }
+    bench.eventually("all buffers are back", || bench.pool.used_bytes() == 0);
+}
+
+#[test]
+fn unsolicited_data_may_follow_the_command() {
+    let bench = Bench::new();
+    let mut initiator = bench.login("InitialR2T=No\0FirstBurstLength=16384\0");
+    let data = pattern(20_480, 3);
+    let tag = initiator.command(0x20, 20_480, &write_cdb(0, 20_480), &data[..4096]);
+    initiator.data_out(tag, u32::MAX, 0, 4096, false, &data[4096..8192]);
+    initiator.data_out(tag, u32::MAX, 1, 8192, true, &data[8192..16_384]);
+    let r2t = initiator.expect(opcode::R2T);
+    assert_eq!((r2t.u32(36), r2t.u32(40), r2t.u32(44)), (0, 16_384, 4096));
+    initiator.data_out(tag, r2t.u32(20), 0, 16_384, true, &data[16_384..]);
+    assert_eq!(initiator.expect(opcode::SCSI_RESPONSE).header[3], 0);
+    assert_eq!(bench.device.contents()[..20_480], data);
+}
+
+#[test]
+fn spoilt_data_writes_nothing_and_the_session_goes_on() {
+    let bench = Bench::new();
+    let mut initiator = bench.login("InitialR2T=Yes\0ImmediateData=No\0");
+    for (data_sn, offset, length) in [(5, 0, 4096), (0, 512, 3584), (0, 0, 8192), (0, 0, 512)] {
+        let tag = initiator.command(0xa0, 4096, &write_cdb(0, 4096), &[]);
+        let r2t = initiator.expect(opcode::R2T);
+        initiator.data_out(tag, r2t.u32(20), data_sn, offset, true, &vec![0xee; length]);
+        let response = initiator.expect(opcode::SCSI_RESPONSE);
+        assert_eq!((response.header[3], response.sense()), (2, (0x0b, 0x0c, 0x0d)));
+    }
+    // A data digest that does not match.
+    let mut digests = bench.login("DataDigest=CRC32C\0ImmediateData=Yes\0");
+    digests.digests.1 = false;
+    let mut wrong = vec![1; 512];
+    wrong.extend_from_slice(&[0; 4]);
+    let tag = digests.next_tag();
+    let mut command = header(opcode::SCSI_COMMAND, 0xa0, tag);
+    put(&mut command, 20, 512);
+    put(&mut command, 24, digests.cmd_sn);
+    command[32..48].copy_from_slice(&write_cdb(0, 512));
+    command[5..8].copy_from_slice(&[0, 2, 0]);
+    digests.stream.write_all(&command).unwrap();
+    digests.stream.write_all(&wrong).unwrap();
+    digests.digests.1 = true;
+    assert_eq!(digests.expect(opcode::SCSI_RESPONSE).sense(), (0x0b, 0x47, 0x05));
+    assert!(bench.device.contents().iter().all(|byte| *byte == 0));
+    bench.eventually("all buffers are back", || bench.pool.used_bytes() == 0);
+}
+
+#[test]
+fn discovery_names_only_what_the_initiator_may_see() {
+    let bench = Bench::new();
+    bench.registry.create_target("iqn.2026-11.org.labsan:hidden", None).unwrap();
+    let ask = |node: &str| {
+        let mut initiator = Initiator::connect(bench.address);
+        initiator.log_in(node, None, "").unwrap();
+        let mut text = header(opcode::TEXT, 0x80, 5);
+        put(&mut text, 20, u32::MAX);
+        put(&mut text, 24, initiator.cmd_sn);
+        initiator.send(text, b"SendTargets=All\0");
+        let answer = initiator.expect(opcode::TEXT_RESPONSE);
+        String::from_utf8(answer.data).unwrap()
+    };
+    let expected = format!("TargetName={TARGET}\0TargetAlias=a test\0TargetAddress={},1\0", bench.address);
+    assert_eq!(ask(NODE), expected);
+    assert_eq!(ask("iqn.2026-11.org.stranger:x"), "");
+}
+
+#[test]
+fn logins_are_refused_with_the_right_codes() {
+    let bench = Bench::new();
+    let log_in = |node: &str, target: &str| {
+        Initiator::connect(bench.address).log_in(node, Some(target), "").map(|_| ()).unwrap_err()
+    };
+    assert_eq!(log_in(NODE, "iqn.2026-11.org.labsan:nothing"), 0x0203);
+    assert_eq!(log_in("iqn.2026-11.org.stranger:x", TARGET), 0x0202);
+    let accounts = vec![Account { name: "user".into(), secret: Secret::new("a long secret") }];
+    bench.registry.set_chap(TARGET, ChapPolicy { accounts, mutual: None }).unwrap();
+    assert_eq!(log_in(NODE, TARGET), 0x0201);
+    for algorithm in [Algorithm::Md5, Algorithm::Sha1, Algorithm::Sha256, Algorithm::Sha3_256] {
+        let chap = |name, secret| Initiator::connect(bench.address).log_in_with_chap(algorithm, name, secret);
+        assert!(chap("user", "a long secret").is_ok(), "{algorithm:?}");
+        assert_eq!(chap("user", "a wrong secret").unwrap_err(), 0x0201);
+        assert_eq!(chap("nobody", "a long secret").unwrap_err(), 0x0201);
+    }
+}
+
+#[test]
+fn pings_are_echoed_and_logout_closes() {
+    let bench = Bench::new();
+    let mut initiator = bench.login("");
+    let mut ping = header(0x40 | opcode::NOP_OUT, 0x80, 77);
+    put(&mut ping, 20, u32::MAX);
+    put(&mut ping, 24, initiator.cmd_sn);
+    initiator.send(ping, b"are you there?");
+    let echo = initiator.expect(opcode::NOP_IN);
+    assert_eq!((echo.tag(), &echo.data[..]), (77, &b"are you there?"[..]));
+    let mut logout = header(0x40 | opcode::LOGOUT, 0x80, 78);
+    put(&mut logout, 24, initiator.cmd_sn);
+    initiator.send(logout, &[]);
+    assert_eq!(initiator.expect(opcode::LOGOUT_RESPONSE).header[2], 0);
+    assert!(initiator.receive().is_none());
+    bench.eventually("the session is gone", || bench.registry.sessions().is_empty());
+}
+
+#[test]
+fn commands_outside_the_window_are_ignored_and_early_ones_wait() {
+    let bench = Bench::new();
+    let mut initiator = bench.login("");
+    let first = initiator.cmd_sn;
+    initiator.cmd_sn = first + limits::QUEUE_DEPTH;
+    initiator.command(0x80, 0, &[0; 6], &[]);
+    initiator.cmd_sn = first + 1;
+    let early = initiator.command(0x80, 0, &[0; 6], &[]);
+    initiator.cmd_sn = first;
+    let due = initiator.command(0x80, 0, &[0; 6], &[]);
+    assert_eq!(initiator.expect(opcode::SCSI_RESPONSE).tag(), due);
+    let second = initiator.expect(opcode::SCSI_RESPONSE);
+    assert_eq!((second.tag(), second.u32(28)), (early, first + 2));
+}
+
+/// A device whose writes wait until they are let go.
+#[derive(Clone, Debug)]
+struct Gate {
+    inner: MemoryDevice,
+    open: Arc<AtomicBool>,
+    waiting: Arc<AtomicBool>,
+}
+
+impl BlockDevice for Gate {
+    fn info(&self) -> DeviceInfo {
+        self.inner.info()
+    }
+
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    fn read(&self, offset: u64, buffer: Buffer) -> IoFuture<'_, ReadResult> {
+        self.inner.read(offset, buffer)
+    }
+
+    fn write(&self, offset: u64, data: Bytes, durability: Durability) -> IoFuture<'_, Result<(), IoError>> {
+        Box::pin(async move {
+            self.waiting.store(true, Ordering::SeqCst);
+            while !self.open.load(Ordering::SeqCst) {
+                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            }
+            self.inner.write(offset, data, durability).await
+        })
+    }
+
+    fn flush(&self) -> IoFuture<'_, Result<(), IoError>> {
+        self.inner.flush()
+    }
+
+    fn zero(&self, offset: u64, length: u64, durability: Durability) -> IoFuture<'_, Result<(), IoError>> {
+        self.inner.zero(offset, length, durability)
+    }
+
+    fn discard(&self, offset: u64, length: u64) -> IoFuture<'_, Result<(), IoError>> {
+        self.inner.discard(offset, length)
+    }
+}
+
+fn gated() -> (Bench, Gate) {
+    let inner = MemoryDevice::new("gated", LUN_BYTES);
+    let gate = Gate { inner: inner.clone(), open: Arc::default(), waiting: Arc::default() };
+    (Bench::over(Arc::new(gate.clone()), inner, 32 << 20), gate)
+}
+
+#[test]
+fn an_abort_is_answered_only_when_the_task_can_change_nothing_more() {
+    for function in [1, 2, 4, 5, 6] {
+        let (bench, gate) = gated();
+        let mut initiator = bench.login("");
+        let write = initiator.command(0xa0, 512, &write_cdb(0, 512), &[9; 512]);
+        bench.eventually("the write runs", || gate.waiting.load(Ordering::SeqCst));
+        let abort = initiator.task_management(function, 0, write);
+        // A ping overtakes the abort that has to wait.
+        let mut ping = header(0x40 | opcode::NOP_OUT, 0x80, 99);
+        put(&mut ping, 24, initiator.cmd_sn);
+        initiator.send(ping, &[]);
+        assert_eq!(initiator.expect(opcode::NOP_IN).tag(), 99);
+        assert_eq!(gate.inner.contents()[0], 0);
+        gate.open.store(true, Ordering::SeqCst);
+        let answer = initiator.expect(opcode::TASK_MANAGEMENT_RESPONSE);
+        assert_eq!((answer.tag(), answer.header[2]), (abort, 0), "function {function}");
+        assert_eq!(gate.inner.contents()[0], 9, "what had begun has ended before the answer");
+    }
+}
+
+#[test]
+fn task_management_names_what_is_not_there() {
+    let bench = Bench::new();
+    let mut initiator = bench.login("");
+    let mut answer = |function, lun| {
+        initiator.task_management(function, lun, 12_345);
+        initiator.expect(opcode::TASK_MANAGEMENT_RESPONSE).header[2]
+    };
+    assert_eq!(answer(5, 7 << 48), 2);
+    assert_eq!(answer(8, 0), 4);
+    assert_eq!(answer(3, 0), 5);
+    assert_eq!(answer(1, 0), 1, "its RefCmdSN (0) lies before the window");
+}
+
+#[test]
+fn a_session_that_comes_again_waits_for_its_former_self() {
+    let (bench, gate) = gated();
+    let mut old = bench.login("");
+    old.command(0xa0, 512, &write_cdb(0, 512), &[1; 512]);
+    bench.eventually("the write runs", || gate.waiting.load(Ordering::SeqCst));
+    let address = bench.address;
+    let again = std::thread::spawn(move || {
+        let mut initiator = Initiator::connect(address);
+        initiator.isid = [0x80, 0, 0, 0, 0, 1];
+        initiator.log_in(NODE, Some(TARGET), "").unwrap();
+        initiator
+    });
+    assert!(old.receive().is_none(), "the old connection is closed");
+    assert!(!again.is_finished(), "its write still runs");
+    gate.open.store(true, Ordering::SeqCst);
+    let mut new = again.join().unwrap();
+    assert_eq!(bench.registry.sessions().len(), 1);
+    assert_eq!(new.write(0, &[2; 512], 512, 512).header[3], 0);
+    assert_eq!(gate.inner.contents()[0], 2, "the old write never comes after the new");
+}
+
+#[test]
+fn a_connection_lost_half_way_leaves_nothing_behind() {
+    let bench = Bench::new();
+    for round in 0..20 {
+        let mut initiator = bench.login("InitialR2T=Yes\0ImmediateData=No\0");
+        let tag = initiator.command(0xa0, 65_536, &write_cdb(0, 65_536), &[]);
+        let r2t = initiator.expect(opcode::R2T);
+        if round % 2 == 0 {
+            initiator.data_out(tag, r2t.u32(20), 0, 0, false, &[3; 4096]);
+        }
+        drop(initiator);
+    }
+    bench.eventually("sessions and buffers are gone", || {
+        bench.registry.sessions().is_empty() && bench.pool.used_bytes() == 0
+    });
+    assert!(bench.device.contents().iter().all(|byte| *byte == 0), "no half of a write was carried out");
+}
+
+#[test]
+fn a_full_pool_pushes_back_and_everything_still_ends() {
+    let device = MemoryDevice::new("memory", LUN_BYTES);
+    // Room for two of the writes at once.
+    let bench = Bench::over(Arc::new(device.clone()), device, 512 << 10);
+    let address = bench.address;
+    let writers: Vec<_> = (0..6u8)
+        .map(|writer| {
+            std::thread::spawn(move || {
+                let mut initiator = Initiator::connect(address);
+                initiator.isid[5] = writer;
+                initiator.log_in(NODE, Some(TARGET), "InitialR2T=Yes\0ImmediateData=No\0").unwrap();
+                for _ in 0..20 {
+                    let data = vec![writer + 1; 256 << 10];
+                    let response = initiator.write(u32::from(writer) * 512, &data, 0, 64 << 10);
+                    assert_eq!(response.header[3], 0);
+                }
+            })
+        })
+        .collect();
+    for writer in writers {
+        writer.join().unwrap();
+    }
+    for writer in 0..6 {
+        assert_eq!(bench.device.contents()[writer * (256 << 10)], writer as u8 + 1);
+    }
+}
+
+#[test]
+fn garbage_disturbs_nobody_else() {
+    let bench = Bench::new();
+    let mut good = bench.login("");
+    let mut state = 0x1234_5678_9abc_def1_u64;
+    for round in 0..200 {
+        let mut stream = TcpStream::connect(bench.address).unwrap();
+        let mut bytes = vec![0; 48 + round];
+        for byte in &mut bytes {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            *byte = state as u8;
+        }
+        if round % 3 == 0 {
+            // A login header that promises more than may come.
+            bytes[0] = 0x43;
+        }
+        // The target may have closed it already.
+        let _ = stream.write_all(&bytes);
+    }
+    // In full feature phase: every opcode with random fields, on a session of its own.
+    for code in 0..64u8 {
+        let mut initiator = Initiator::connect(bench.address);
+        initiator.isid = [0x80, 0, 0, 0, 1, code];
+        initiator.log_in(NODE, Some(TARGET), "").unwrap();
+        let mut random = header(0x40 | code, 0x80, 3);
+        for byte in &mut random[20..] {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            *byte = state as u8;
+        }
+        initiator.send(random, &[7; 100]);
+        drop(initiator);
+    }
+    assert_eq!(good.write(0, &[4; 4096], 4096, 4096).header[3], 0);
+    bench.eventually("only the good session is left", || bench.registry.sessions().len() == 1);
+    bench.eventually("all buffers are back", || bench.pool.used_bytes() == 0);
+}
+
+#[test]
+fn a_stop_asks_initiators_to_log_out() {
+    let mut bench = Bench::new();
+    let mut initiator = bench.login("");
+    let server = bench.server.take().unwrap();
+    let workers = bench.workers.clone();
+    let stopping = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(workers.call_background(move || server.shut_down())).unwrap();
+    });
+    let message = initiator.expect(opcode::ASYNC_MESSAGE);
+    assert_eq!(message.header[36], 1, "logout request");
+    let mut logout = header(0x40 | opcode::LOGOUT, 0x80, 5);
+    put(&mut logout, 24, initiator.cmd_sn);
+    initiator.send(logout, &[]);
+    initiator.expect(opcode::LOGOUT_RESPONSE);
+    stopping.join().unwrap();
+    assert!(TcpStream::connect(bench.address).is_err() || bench.registry.sessions().is_empty());
+}

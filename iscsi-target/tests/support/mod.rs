@@ -1,0 +1,322 @@
+//! A small initiator, blocking and blunt: it does what it is told, right or wrong.
+
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
+
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::Duration;
+
+use block_io::runtime::{EngineChoice, WorkerPool, detect};
+use block_io::{BlockDevice, BufferPool, MemoryDevice};
+use crc_fast::{CrcAlgorithm, checksum};
+use iscsi_target::chap::{Algorithm, Secret, decode_binary, encode_binary};
+use iscsi_target::pdu::{BHS_BYTES, opcode, padding};
+use iscsi_target::registry::{AccessPolicy, TargetRegistry};
+use iscsi_target::scsi::{LogicalUnit, LuIdentity, LuOptions};
+use iscsi_target::server::{ServerConfig, TargetServer};
+
+pub const TARGET: &str = "iqn.2026-11.org.labsan:test";
+pub const NODE: &str = "iqn.2026-11.com.example:node";
+pub const LUN_BYTES: usize = 16 << 20;
+
+/// A server with one LUN in memory.
+pub struct Bench {
+    pub registry: Arc<TargetRegistry>,
+    pub device: MemoryDevice,
+    pub pool: BufferPool,
+    pub server: Option<TargetServer>,
+    pub workers: WorkerPool,
+    pub address: SocketAddr,
+}
+
+impl Bench {
+    pub fn new() -> Self {
+        let device = MemoryDevice::new("memory", LUN_BYTES);
+        Self::over(Arc::new(device.clone()), device, 32 << 20)
+    }
+
+    pub fn over(unit: Arc<dyn BlockDevice>, device: MemoryDevice, pool_bytes: usize) -> Self {
+        let workers = WorkerPool::start(detect(EngineChoice::Auto).unwrap(), 2).unwrap();
+        let registry = TargetRegistry::new();
+        registry.create_target(TARGET, Some("a test".into())).unwrap();
+        let everyone =
+            AccessPolicy { initiators: vec!["iqn.2026-11.com.example:*".into()], loopback_only: true };
+        registry.set_access(TARGET, everyone).unwrap();
+        let identity =
+            LuIdentity { uuid: uuid::Uuid::from_u128(7), serial: "7".into(), product: "TEST".into() };
+        let unit = LogicalUnit::new(unit, identity, LuOptions::default());
+        registry.map_lun(TARGET, 0, unit).unwrap();
+        let pool = BufferPool::new(pool_bytes);
+        let portals = vec!["127.0.0.1:0".parse().unwrap()];
+        let config = ServerConfig { portals, pool: pool.clone() };
+        let server = TargetServer::start(config, Arc::clone(&registry), &workers).unwrap();
+        let address = server.local_addrs()[0];
+        Self { registry, device, pool, server: Some(server), workers, address }
+    }
+
+    pub fn login(&self, keys: &str) -> Initiator {
+        let mut initiator = Initiator::connect(self.address);
+        initiator.isid = [0x80, 0, 0, 0, 0, 1];
+        initiator.log_in(NODE, Some(TARGET), keys).unwrap();
+        initiator
+    }
+
+    /// Wait until a condition holds; the states waited for come by themselves.
+    pub fn eventually(&self, what: &str, condition: impl Fn() -> bool) {
+        let (sender, receiver) = std::sync::mpsc::channel::<()>();
+        for _ in 0..1000 {
+            if condition() {
+                return;
+            }
+            // Nobody sends: a bounded wait without a busy loop.
+            let _ = receiver.recv_timeout(Duration::from_millis(10));
+        }
+        drop(sender);
+        panic!("never: {what}");
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        self.workers.clone().shut_down();
+    }
+}
+
+/// A PDU as it came.
+#[derive(Clone, Debug)]
+pub struct Pdu {
+    pub header: [u8; BHS_BYTES],
+    pub data: Vec<u8>,
+}
+
+impl Pdu {
+    pub fn opcode(&self) -> u8 {
+        self.header[0] & 0x3f
+    }
+
+    pub fn u32(&self, at: usize) -> u32 {
+        u32::from_be_bytes(self.header[at..at + 4].try_into().unwrap())
+    }
+
+    pub fn tag(&self) -> u32 {
+        self.u32(16)
+    }
+
+    pub fn text(&self) -> HashMap<String, String> {
+        let text = String::from_utf8(self.data.clone()).unwrap();
+        text.split('\0').filter_map(|pair| pair.split_once('=')).map(|(k, v)| (k.into(), v.into())).collect()
+    }
+
+    /// Key, ASC and ASCQ of a SCSI response's sense.
+    pub fn sense(&self) -> (u8, u8, u8) {
+        (self.data[4] & 15, self.data[14], self.data[15])
+    }
+}
+
+pub struct Initiator {
+    pub stream: TcpStream,
+    pub cmd_sn: u32,
+    pub tag: u32,
+    pub isid: [u8; 6],
+    pub digests: (bool, bool),
+    pub stat_sn: Option<u32>,
+}
+
+/// A header with the fields most PDUs have.
+pub fn header(opcode: u8, flags: u8, tag: u32) -> [u8; BHS_BYTES] {
+    let mut header = [0; BHS_BYTES];
+    header[0] = opcode;
+    header[1] = flags;
+    header[16..20].copy_from_slice(&tag.to_be_bytes());
+    header
+}
+
+pub fn put(header: &mut [u8; BHS_BYTES], at: usize, value: u32) {
+    header[at..at + 4].copy_from_slice(&value.to_be_bytes());
+}
+
+fn crc(bytes: &[u8]) -> [u8; 4] {
+    (checksum(CrcAlgorithm::Crc32Iscsi, bytes) as u32).to_le_bytes()
+}
+
+impl Initiator {
+    pub fn connect(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).unwrap();
+        // A server that does not answer fails the test instead of hanging it.
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        Self {
+            stream,
+            cmd_sn: 1,
+            tag: 0,
+            isid: [0x80, 0, 0, 0, 0, 9],
+            digests: (false, false),
+            stat_sn: None,
+        }
+    }
+
+    pub fn send(&mut self, mut header: [u8; BHS_BYTES], data: &[u8]) {
+        header[5..8].copy_from_slice(&(data.len() as u32).to_be_bytes()[1..]);
+        let mut bytes = header.to_vec();
+        if self.digests.0 {
+            bytes.extend_from_slice(&crc(&header));
+        }
+        let mut segment = data.to_vec();
+        segment.resize(data.len() + padding(data.len()), 0);
+        bytes.extend_from_slice(&segment);
+        if self.digests.1 && !data.is_empty() {
+            bytes.extend_from_slice(&crc(&segment));
+        }
+        self.stream.write_all(&bytes).unwrap();
+    }
+
+    /// The next PDU; `None` once the target has closed the connection.
+    pub fn receive(&mut self) -> Option<Pdu> {
+        let mut header = [0; BHS_BYTES];
+        self.stream.read_exact(&mut header).ok()?;
+        let mut digest = [0; 4];
+        if self.digests.0 {
+            self.stream.read_exact(&mut digest).unwrap();
+            assert_eq!(digest, crc(&header), "header digest");
+        }
+        let length = u32::from_be_bytes([0, header[5], header[6], header[7]]) as usize;
+        let mut data = vec![0; length + padding(length)];
+        self.stream.read_exact(&mut data).unwrap();
+        if self.digests.1 && length > 0 {
+            self.stream.read_exact(&mut digest).unwrap();
+            assert_eq!(digest, crc(&data), "data digest");
+        }
+        data.truncate(length);
+        Some(Pdu { header, data })
+    }
+
+    pub fn expect(&mut self, opcode: u8) -> Pdu {
+        let pdu = self.receive().expect("the target closed the connection");
+        assert_eq!(pdu.opcode(), opcode, "{pdu:02x?}");
+        pdu
+    }
+
+    fn login_request(&mut self, flags: u8, text: &str) -> Result<Pdu, u16> {
+        let mut header = header(0x40 | opcode::LOGIN, flags, 1);
+        header[8..14].copy_from_slice(&self.isid);
+        put(&mut header, 24, self.cmd_sn);
+        self.send(header, text.as_bytes());
+        let answer = self.expect(opcode::LOGIN_RESPONSE);
+        match u16::from_be_bytes([answer.header[36], answer.header[37]]) {
+            0 => Ok(answer),
+            status => Err(status),
+        }
+    }
+
+    /// Straight to full feature phase.
+    pub fn log_in(&mut self, node: &str, target: Option<&str>, keys: &str) -> Result<Pdu, u16> {
+        let text = names(node, target) + keys;
+        let answer = self.login_request(0x87, &text)?;
+        self.digests = (
+            answer.text().get("HeaderDigest").is_some_and(|v| v == "CRC32C"),
+            answer.text().get("DataDigest").is_some_and(|v| v == "CRC32C"),
+        );
+        Ok(answer)
+    }
+
+    /// With one-way CHAP.
+    pub fn log_in_with_chap(&mut self, algorithm: Algorithm, name: &str, secret: &str) -> Result<Pdu, u16> {
+        self.login_request(0x81, &(names(NODE, Some(TARGET)) + "AuthMethod=CHAP\0"))?;
+        let challenge = self.login_request(0x00, &format!("CHAP_A={}\0", algorithm as u8))?.text();
+        let bytes = decode_binary(&challenge["CHAP_C"]).unwrap();
+        let response = algorithm.respond(challenge["CHAP_I"].parse().unwrap(), &Secret::new(secret), &bytes);
+        let text = format!("CHAP_N={name}\0CHAP_R={}\0", encode_binary(&response));
+        self.login_request(0x81, &text)?;
+        self.login_request(0x87, "")
+    }
+
+    pub fn next_tag(&mut self) -> u32 {
+        self.tag += 1;
+        self.tag
+    }
+
+    /// Send a SCSI command; its tag.
+    pub fn command(&mut self, flags: u8, expected: u32, cdb: &[u8], immediate: &[u8]) -> u32 {
+        let tag = self.next_tag();
+        let mut header = header(opcode::SCSI_COMMAND, flags, tag);
+        put(&mut header, 20, expected);
+        put(&mut header, 24, self.cmd_sn);
+        self.cmd_sn = self.cmd_sn.wrapping_add(1);
+        header[32..32 + cdb.len()].copy_from_slice(cdb);
+        self.send(header, immediate);
+        tag
+    }
+
+    pub fn data_out(&mut self, tag: u32, ttt: u32, data_sn: u32, offset: u32, last: bool, data: &[u8]) {
+        let mut header = header(opcode::DATA_OUT, if last { 0x80 } else { 0 }, tag);
+        put(&mut header, 20, ttt);
+        put(&mut header, 36, data_sn);
+        put(&mut header, 40, offset);
+        self.send(header, data);
+    }
+
+    /// Write with R2Ts, `segment` bytes a PDU, after `immediate` bytes of immediate data. The SCSI response.
+    pub fn write(&mut self, block: u32, data: &[u8], immediate: usize, segment: usize) -> Pdu {
+        let cdb = write_cdb(block, data.len());
+        let tag = self.command(0xa0, data.len() as u32, &cdb, &data[..immediate]);
+        loop {
+            let pdu = self.receive().expect("the target closed the connection");
+            if pdu.opcode() != opcode::R2T {
+                assert_eq!((pdu.opcode(), pdu.tag()), (opcode::SCSI_RESPONSE, tag), "{pdu:02x?}");
+                return pdu;
+            }
+            let (ttt, offset, length) = (pdu.u32(20), pdu.u32(40) as usize, pdu.u32(44) as usize);
+            let burst = &data[offset..offset + length];
+            for (data_sn, piece) in burst.chunks(segment).enumerate() {
+                let at = offset + data_sn * segment;
+                let last = at + piece.len() == offset + length;
+                self.data_out(tag, ttt, data_sn as u32, at as u32, last, piece);
+            }
+        }
+    }
+
+    /// Read; all the data and the number of PDUs it came in.
+    pub fn read(&mut self, block: u32, length: usize) -> (Vec<u8>, usize) {
+        let mut cdb = write_cdb(block, length);
+        cdb[0] = 0x28;
+        self.command(0xc0, length as u32, &cdb, &[]);
+        let (mut data, mut pdus) = (Vec::new(), 0);
+        loop {
+            let pdu = self.expect(opcode::DATA_IN);
+            assert_eq!((pdu.u32(36), pdu.u32(40) as usize), (pdus as u32, data.len()), "DataSN, offset");
+            data.extend_from_slice(&pdu.data);
+            pdus += 1;
+            if pdu.header[1] & 1 != 0 {
+                assert_eq!(pdu.header[3], 0, "status");
+                return (data, pdus);
+            }
+        }
+    }
+
+    pub fn task_management(&mut self, function: u8, lun: u64, referenced: u32) -> u32 {
+        let tag = self.next_tag();
+        let mut header = header(0x40 | opcode::TASK_MANAGEMENT, 0x80 | function, tag);
+        header[8..16].copy_from_slice(&lun.to_be_bytes());
+        put(&mut header, 20, referenced);
+        put(&mut header, 24, self.cmd_sn);
+        self.send(header, &[]);
+        tag
+    }
+}
+
+pub fn names(node: &str, target: Option<&str>) -> String {
+    match target {
+        Some(target) => format!("InitiatorName={node}\0TargetName={target}\0"),
+        None => format!("InitiatorName={node}\0SessionType=Discovery\0"),
+    }
+}
+
+/// WRITE(10) of `length` bytes.
+pub fn write_cdb(block: u32, length: usize) -> [u8; 16] {
+    let mut cdb = [0; 16];
+    cdb[0] = 0x2a;
+    cdb[2..6].copy_from_slice(&block.to_be_bytes());
+    cdb[7..9].copy_from_slice(&((length / 512) as u16).to_be_bytes());
+    cdb
+}
