@@ -68,8 +68,8 @@ impl LogicalUnit {
         let taken = u64::from(command.expected_data_in).next_multiple_of(block_bytes);
         let length = span.length.min(taken);
         let _shared = self.atomic().read().await;
-        if cdb.opcode() >= 0x20 && cdb.byte(1) & FUA != 0 {
-            // What is read with FUA must be on the medium (SBC-3 clause 5.11).
+        if self.options().write_cache && cdb.opcode() >= 0x20 && cdb.byte(1) & FUA != 0 {
+            // What is read with FUA must be on the medium (SBC-3 clause 5.11); without a cache it always is.
             self.device().flush().await.map_err(|error| Sense::from_io(&error, span.block))?;
         }
         let data_in = if length == 0 { Bytes::new() } else { self.fetch(span, length, pool).await?.freeze() };
