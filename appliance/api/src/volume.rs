@@ -1,0 +1,64 @@
+//! What is a volume to the outside? A named part of an array that is exported as a disk.
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::VolumePath;
+
+/// A volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Volume {
+    /// `ARRAY/VOLUME`.
+    pub name: VolumePath,
+    /// The identity that LUNs are made of; it survives rename, resize and restart.
+    pub uuid: Uuid,
+    /// Its size.
+    pub size_bytes: u64,
+    /// Writes are acknowledged from memory.
+    pub write_cache: bool,
+    /// Where it is mapped: `(target, LUN)`.
+    pub mapped: Vec<Mapping>,
+}
+
+/// One place where a volume is mapped.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mapping {
+    /// The target's iSCSI name.
+    pub target: String,
+    /// The number there.
+    pub lun: u16,
+    /// Writes are refused there.
+    pub read_only: bool,
+}
+
+/// Reply of `GET /v1/volumes`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Volumes {
+    /// By array and name.
+    pub volumes: Vec<Volume>,
+}
+
+/// Body of `POST /v1/volumes`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateVolume {
+    /// `ARRAY/VOLUME`.
+    pub name: VolumePath,
+    /// Its size; all that is free if absent.
+    #[serde(default)]
+    pub size_bytes: Option<u64>,
+    /// Acknowledge writes from memory.
+    #[serde(default)]
+    pub write_cache: bool,
+}
+
+/// Body of `PATCH /v1/volumes/ARRAY/VOLUME`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ResizeVolume {
+    /// Its new size.
+    pub size_bytes: u64,
+    /// Cut off what lies beyond a smaller size.
+    #[serde(default)]
+    pub allow_shrink: bool,
+}
