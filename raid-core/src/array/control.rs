@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use block_io::{IoError, IoOperation};
 
 use super::assemble::wipe_all;
-use super::core::Core;
+use super::core::{Core, lock};
 use super::create::{CreateError, check_is_free, lay_down_metadata, new_member, wipe_superblock};
 use super::member::Member;
 use super::metadata::now;
@@ -232,6 +232,8 @@ impl Array {
         }
         self.core.keeper.notify_one();
         self.core.gate.close().await;
+        // The volumes and the array hold each other: without this its members would stay open for good.
+        lock(&self.volumes).clear();
         let unclean = |error| StopError::Unclean { array: self.name().to_owned(), error };
         if !self.core.has_failed() {
             self.core.leave_at_rest().await.map_err(unclean)?;
