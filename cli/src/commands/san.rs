@@ -1,0 +1,124 @@
+//! `raidctl target ...`, `raidctl lun ...`, `raidctl session ...`
+
+use std::io::Read;
+use std::path::Path;
+
+use hyper::Method;
+use labsan_api::target::{
+    AccessChange, ChapAccount, CreateTarget, Luns, MapLun, Mapped, Sessions, SetChap, Targets,
+};
+use labsan_api::{Done, ExitCode, paths};
+
+use super::{Context, Outcome};
+use crate::args::{ChapArgs, LunCommand, SessionCommand, TargetCommand};
+use crate::confirm::confirm;
+use crate::error::CliError;
+use crate::output::lists;
+
+pub(super) async fn target(context: &Context, command: TargetCommand) -> Outcome {
+    let client = &context.client;
+    match command {
+        TargetCommand::Create { target, alias } => {
+            let body = CreateTarget { iqn: target, alias };
+            context.done(&client.send(Method::POST, paths::TARGETS, &body).await?)
+        }
+        TargetCommand::List => {
+            let answer = client.get::<Targets>(paths::TARGETS).await?;
+            context.show(&answer, |targets| lists::targets(&targets.targets));
+            Ok(ExitCode::Ok)
+        }
+        TargetCommand::Delete { target, confirm: answer } => {
+            let users = users_of(context, &target).await?;
+            let who = if users == 0 { String::new() } else { format!(" and ends its {users} session(s)") };
+            confirm(answer, &format!("Deleting target {target} takes its LUNs away{who}"))?;
+            context.done(&client.delete::<Done>(paths::TARGET, &[&target]).await?)
+        }
+        TargetCommand::Allow { target, initiator, loopback_only, from_anywhere } => {
+            let limit = (loopback_only || from_anywhere).then_some(loopback_only);
+            let body = AccessChange { initiator, drop_sessions: false, loopback_only: limit };
+            let path = paths::fill(paths::TARGET_ALLOW, &[&target]);
+            context.done(&client.send(Method::POST, &path, &body).await?)
+        }
+        TargetCommand::Deny { target, initiator, drop_sessions } => {
+            let body = AccessChange { initiator, drop_sessions, loopback_only: None };
+            let path = paths::fill(paths::TARGET_DENY, &[&target]);
+            context.done(&client.send(Method::POST, &path, &body).await?)
+        }
+        TargetCommand::Chap(args) => chap(context, args).await,
+    }
+}
+
+async fn chap(context: &Context, args: ChapArgs) -> Outcome {
+    let account = |user: Option<String>, file: Option<&Path>| match (user, file) {
+        (Some(user), Some(file)) => Ok::<_, CliError>(Some(ChapAccount { user, secret: read_secret(file)? })),
+        _ => Ok(None),
+    };
+    let body = SetChap {
+        accounts: account(args.user, args.secret_file.as_deref())?.into_iter().collect(),
+        mutual: account(args.mutual, args.mutual_secret_file.as_deref())?,
+    };
+    let path = paths::fill(paths::TARGET_CHAP, &[&args.target]);
+    context.done(&context.client.send(Method::PUT, &path, &body).await?)
+}
+
+/// The first line of a file, or of standard input. On a command line every process could read it.
+fn read_secret(file: &Path) -> Result<String, CliError> {
+    let failed = |why: String| CliError::File { path: file.to_owned(), why };
+    let text = if file == Path::new("-") {
+        let mut text = String::new();
+        std::io::stdin().read_to_string(&mut text).map(|_| text)
+    } else {
+        std::fs::read_to_string(file)
+    };
+    let text = text.map_err(|error| failed(error.to_string()))?;
+    match text.lines().next() {
+        Some(secret) if !secret.is_empty() => Ok(secret.to_owned()),
+        _ => Err(failed("its first line, the secret, is empty".into())),
+    }
+}
+
+pub(super) async fn lun(context: &Context, command: LunCommand) -> Outcome {
+    let client = &context.client;
+    match command {
+        LunCommand::Map { target, volume, lun, read_only } => {
+            let body = MapLun { target, volume, lun, read_only };
+            let answer = client.send::<_, Mapped>(Method::POST, paths::LUNS, &body).await?;
+            context.show(&answer, |mapped| format!("{}\n", mapped.message));
+            Ok(ExitCode::Ok)
+        }
+        LunCommand::Unmap { target, lun, confirm: answer } => {
+            let users = users_of(context, &target).await?;
+            if users > 0 {
+                confirm(
+                    answer,
+                    &format!("Unmapping LUN {lun} of {target} takes it away from {users} session(s)"),
+                )?;
+            }
+            context.done(&client.delete::<Done>(paths::LUN, &[&target, &lun.to_string()]).await?)
+        }
+        LunCommand::List => {
+            let answer = client.get::<Luns>(paths::LUNS).await?;
+            context.show(&answer, |luns| lists::luns(&luns.luns));
+            Ok(ExitCode::Ok)
+        }
+    }
+}
+
+async fn users_of(context: &Context, target: &str) -> Result<usize, CliError> {
+    let sessions = context.client.get::<Sessions>(paths::SESSIONS).await?.body.sessions;
+    Ok(sessions.iter().filter(|session| session.target == target).count())
+}
+
+pub(super) async fn session(context: &Context, command: SessionCommand) -> Outcome {
+    match command {
+        SessionCommand::List => {
+            let answer = context.client.get::<Sessions>(paths::SESSIONS).await?;
+            context.show(&answer, |sessions| lists::session_rows(&sessions.sessions, 0));
+            Ok(ExitCode::Ok)
+        }
+        SessionCommand::Drop { session, confirm: answer } => {
+            confirm(answer, &format!("Dropping session {session} interrupts its initiator"))?;
+            context.done(&context.client.delete::<Done>(paths::SESSION, &[&session]).await?)
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! How do the lists look? One line per thing.
+
+use labsan_api::Size;
+use labsan_api::array::Arrays;
+use labsan_api::disk::{Disk, DiskUse};
+use labsan_api::event::Event;
+use labsan_api::target::{Lun, Session, Target};
+use labsan_api::volume::Volume;
+
+use super::columns::Columns;
+use super::{progress, timestamp};
+
+/// `array list`.
+pub(crate) fn arrays(arrays: &Arrays) -> String {
+    let mut table = Columns::new(&["NAME", "LEVEL", "STATE", ">SIZE", ">FREE", "DISKS", "RUNNING"]);
+    for array in &arrays.arrays {
+        let disks =
+            array.members.iter().filter(|m| m.state == labsan_api::array::MemberState::InSync).count();
+        let slots = array.slots();
+        table.row([
+            array.name.clone(),
+            array.level.to_string(),
+            array.state.to_string(),
+            Size(array.size_bytes).to_string(),
+            Size(array.size_bytes.saturating_sub(array.used_bytes)).to_string(),
+            format!("{disks}/{slots}"),
+            array.activity.as_ref().map(progress::line).unwrap_or_default(),
+        ]);
+    }
+    for refused in &arrays.refused {
+        let name = refused.name.clone().unwrap_or_else(|| refused.uuid.to_string());
+        let dash = || "-".to_owned();
+        table.row([
+            name,
+            dash(),
+            "not started".into(),
+            dash(),
+            dash(),
+            refused.disks.len().to_string(),
+            refused.reason.clone(),
+        ]);
+    }
+    table.render(0)
+}
+
+/// `volume list`.
+pub(crate) fn volumes(volumes: &[Volume]) -> String {
+    let mut table = Columns::new(&["NAME", ">SIZE", "CACHE", "LUNS", "UUID"]);
+    for volume in volumes {
+        let places: Vec<String> =
+            volume.mapped.iter().map(|place| format!("{}#{}", place.target, place.lun)).collect();
+        table.row([
+            volume.name.to_string(),
+            Size(volume.size_bytes).to_string(),
+            if volume.write_cache { "on" } else { "off" }.into(),
+            if places.is_empty() { "-".into() } else { places.join(" ") },
+            volume.uuid.to_string(),
+        ]);
+    }
+    table.render(0)
+}
+
+/// `target list`.
+pub(crate) fn targets(targets: &[Target]) -> String {
+    let mut table = Columns::new(&["TARGET", "ALIAS", ">LUNS", "CHAP", "LETS IN"]);
+    for target in targets {
+        let mut access = match target.access.initiators.is_empty() {
+            true => "nobody".to_owned(),
+            false => target.access.initiators.join(" "),
+        };
+        if target.access.loopback_only {
+            access.push_str(" (from this machine only)");
+        }
+        let chap = match (&target.chap_users[..], &target.mutual_chap_user) {
+            ([], _) => "-".to_owned(),
+            (users, None) => users.join(" "),
+            (users, Some(mutual)) => format!("{} (mutual: {mutual})", users.join(" ")),
+        };
+        table.row([target.iqn.clone(), target.alias.clone(), target.luns.len().to_string(), chap, access]);
+    }
+    table.render(0)
+}
+
+/// `lun list`.
+pub(crate) fn luns(luns: &[Lun]) -> String {
+    let mut table = Columns::new(&["TARGET", ">LUN", "VOLUME", ">SIZE", "RIGHTS", "STATE"]);
+    for lun in luns {
+        table.row([
+            lun.target.clone(),
+            lun.lun.to_string(),
+            lun.volume.as_ref().map_or_else(|| lun.volume_uuid.to_string(), ToString::to_string),
+            lun.size_bytes.map_or("-".into(), |bytes| Size(bytes).to_string()),
+            if lun.read_only { "read-only" } else { "read-write" }.into(),
+            lun.unavailable.as_ref().map_or("served".into(), |why| format!("not served: {why}")),
+        ]);
+    }
+    table.render(0)
+}
+
+/// `session list`.
+pub(crate) fn session_rows(sessions: &[Session], indent: usize) -> String {
+    let mut table = Columns::new(&["ID", "INITIATOR", "FROM", "TARGET", "DIGESTS"]);
+    for session in sessions {
+        table.row([
+            session.id.clone(),
+            session.initiator.clone(),
+            session.addresses.join(" "),
+            if session.target.is_empty() { "(discovery)".into() } else { session.target.clone() },
+            digests(session).into(),
+        ]);
+    }
+    table.render(indent)
+}
+
+fn digests(session: &Session) -> &'static str {
+    match (session.header_digest, session.data_digest) {
+        (true, true) => "header, data",
+        (true, false) => "header",
+        (false, true) => "data",
+        (false, false) => "-",
+    }
+}
+
+/// `disk list`.
+pub(crate) fn disks(disks: &[Disk]) -> String {
+    let mut table = Columns::new(&["DISK", ">SIZE", "USE"]);
+    for disk in disks {
+        let size = disk.size_bytes.map_or("-".into(), |bytes| Size(bytes).to_string());
+        table.row([disk.path.display().to_string(), size, usage(&disk.usage)]);
+    }
+    table.render(0)
+}
+
+fn usage(usage: &DiskUse) -> String {
+    match usage {
+        DiskUse::Member { array, slot: Some(slot), state } => format!("array {array}, slot {slot}, {state}"),
+        DiskUse::Member { array, slot: None, state } => format!("array {array}, {state}"),
+        DiskUse::Idle { array, .. } => format!("array {array}, not started"),
+        DiskUse::Foreign { what } => what.clone(),
+        DiskUse::Blank => "blank".into(),
+        DiskUse::Unreadable { why } => format!("cannot be read: {why}"),
+    }
+}
+
+/// One line of `events`.
+pub(crate) fn event(event: &Event) -> String {
+    let array = event.array.as_deref().unwrap_or("-");
+    format!(
+        "{} {:<6} {:<16} {array}: {}",
+        timestamp(event.time_unix),
+        event.number,
+        event.event,
+        event.message
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use labsan_api::array::MemberState;
+    use labsan_api::target::Access;
+
+    #[test]
+    fn disks_say_what_they_are_used_for() {
+        let disk = |path: &str, usage| Disk { path: path.into(), size_bytes: Some(1 << 30), usage };
+        let text = disks(&[
+            disk("/a", DiskUse::Member { array: "demo".into(), slot: Some(0), state: MemberState::InSync }),
+            disk("/b", DiskUse::Blank),
+            disk("/c", DiskUse::Foreign { what: "an ext4 file system".into() }),
+        ]);
+        assert_eq!(
+            text,
+            "DISK   SIZE  USE\n/a    1 GiB  array demo, slot 0, in sync\n/b    1 GiB  blank\n/c    1 GiB  an ext4 file system\n"
+        );
+    }
+
+    #[test]
+    fn a_target_says_whom_it_lets_in() {
+        let mut target = Target {
+            iqn: "iqn.2026-11.org.labsan:t".into(),
+            alias: String::new(),
+            access: Access::default(),
+            chap_users: Vec::new(),
+            mutual_chap_user: None,
+            luns: Vec::new(),
+        };
+        assert!(targets(std::slice::from_ref(&target)).contains("nobody"));
+        target.access = Access { initiators: vec!["*".into()], loopback_only: true };
+        target.chap_users = vec!["node1".into()];
+        let text = targets(&[target]);
+        assert!(text.contains("node1  * (from this machine only)"), "{text}");
+    }
+
+    #[test]
+    fn an_event_is_one_line() {
+        let line = event(&Event {
+            number: 3,
+            time_unix: 0,
+            event: "Fail".into(),
+            array: Some("demo".into()),
+            disk: Some("/a".into()),
+            message: "/a failed".into(),
+        });
+        assert_eq!(line, "1970-01-01 00:00:00 3      Fail             demo: /a failed");
+    }
+}
