@@ -1,1 +1,28 @@
 //! labsand, the daemon: arrays, volumes and targets wired together behind one control API.
+//!
+//! - Pure rooms: `san` (the SAN's configuration), `config`, `advice`, `engine` (conversions), `limits`.
+//! - Edges: `daemon` (the process's life), `state` and `ops` (what can be asked of it), `change` (how a change comes
+//!   into force), `targets` (live iSCSI), `api` (HTTP), `disks`, `scan`, `lock`, `state_file` (the host's files).
+
+mod advice;
+mod api;
+mod args;
+mod change;
+mod config;
+mod daemon;
+mod demo;
+mod disks;
+mod engine;
+mod error;
+mod events;
+mod limits;
+mod lock;
+mod ops;
+mod run;
+mod san;
+mod scan;
+mod state;
+mod state_file;
+mod targets;
+
+pub use run::run;

@@ -1,3 +1,5 @@
 //! labsand, the daemon: arrays, volumes and targets wired together behind one control API.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    appliance::run()
+}

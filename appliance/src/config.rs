@@ -1,0 +1,289 @@
+//! What does `labsan.toml` say? Only what is about this host: addresses, paths, limits.
+//!
+//! What the SAN is (volumes, targets, accounts) travels with the disks and is not here. An unknown key, or a value that
+//! cannot be, is an error that names the line.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use block_io::runtime::EngineChoice;
+use labsan_api::{DEFAULT_SOCKET, Size};
+use serde::Deserialize;
+
+use crate::limits::{DEFAULT_MEMORY_BYTES, MAX_SOCKET_PATH, MAX_WORKERS, MIN_MEMORY_BYTES};
+
+/// iSCSI's port (RFC 7143 section 14).
+pub(crate) const ISCSI_PORT: u16 = 3260;
+
+/// The host's settings.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Config {
+    /// Addresses that serve iSCSI.
+    pub(crate) portals: Vec<Portal>,
+    /// Files, directories and patterns (`*`, `?`) of disks to look at.
+    pub(crate) scan: Vec<PathBuf>,
+    /// Where raidctl finds the daemon.
+    pub(crate) socket: PathBuf,
+    /// Permissions of the socket, in octal.
+    pub(crate) socket_mode: Mode,
+    /// Group that the socket belongs to.
+    pub(crate) socket_group: Option<String>,
+    /// Where the daemon keeps its lock and its copy of the SAN's configuration.
+    pub(crate) state_dir: PathBuf,
+    /// Data workers; 0 is one per core.
+    pub(crate) workers: usize,
+    /// What carries disk I/O.
+    pub(crate) engine: EngineName,
+    /// Cap on buffer memory.
+    pub(crate) memory: Memory,
+    /// What is logged: `error`, `warn`, `info`, `debug`, `trace`, or a filter of tracing's.
+    pub(crate) log: String,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            portals: vec![Portal(SocketAddr::from(([0, 0, 0, 0], ISCSI_PORT)))],
+            scan: Vec::new(),
+            socket: DEFAULT_SOCKET.into(),
+            socket_mode: Mode(0o660),
+            socket_group: None,
+            state_dir: "/var/lib/labsan".into(),
+            workers: 0,
+            engine: EngineName::Auto,
+            memory: Memory(DEFAULT_MEMORY_BYTES),
+            log: "info".into(),
+        }
+    }
+}
+
+/// An address, with iSCSI's port unless another is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub(crate) struct Portal(pub(crate) SocketAddr);
+
+/// A size within the limits of a memory cap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub(crate) struct Memory(pub(crate) u64);
+
+/// Permission bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub(crate) struct Mode(pub(crate) u32);
+
+/// The engines' names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub(crate) enum EngineName {
+    /// io_uring if the kernel lets us, else threads.
+    #[default]
+    Auto,
+    /// io_uring or nothing.
+    IoUring,
+    /// pread and pwrite on threads.
+    Threads,
+}
+
+impl From<EngineName> for EngineChoice {
+    fn from(name: EngineName) -> Self {
+        match name {
+            EngineName::Auto => Self::Auto,
+            EngineName::IoUring => Self::IoUring,
+            EngineName::Threads => Self::Threads,
+        }
+    }
+}
+
+/// Why a value cannot be.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ValueError {
+    /// Not an address.
+    #[error("\"{0}\" is no address: write it as \"192.0.2.1\", \"192.0.2.1:3260\" or \"[2001:db8::1]:3260\"")]
+    Address(String),
+    /// Not a size.
+    #[error(transparent)]
+    Size(#[from] labsan_api::SizeError),
+    /// Too little to work.
+    #[error("memory = \"{0}\" is too little: at least {least}", least = Size(MIN_MEMORY_BYTES))]
+    TooLittle(Size),
+    /// Not octal permissions.
+    #[error("\"{0}\" are no permissions: write them in octal, as in \"0660\"")]
+    Mode(String),
+}
+
+impl TryFrom<String> for Portal {
+    type Error = ValueError;
+    fn try_from(text: String) -> Result<Self, ValueError> {
+        text.parse()
+    }
+}
+
+impl std::str::FromStr for Portal {
+    type Err = ValueError;
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        let bare = text.trim_start_matches('[').trim_end_matches(']');
+        let address = text.parse().or_else(|_| bare.parse().map(|ip| SocketAddr::new(ip, ISCSI_PORT)));
+        address.map(Self).map_err(|_| ValueError::Address(text.to_owned()))
+    }
+}
+
+impl TryFrom<String> for Memory {
+    type Error = ValueError;
+    fn try_from(text: String) -> Result<Self, ValueError> {
+        let size: Size = text.parse()?;
+        if size.0 < MIN_MEMORY_BYTES {
+            return Err(ValueError::TooLittle(size));
+        }
+        Ok(Self(size.0))
+    }
+}
+
+impl TryFrom<String> for Mode {
+    type Error = ValueError;
+    fn try_from(text: String) -> Result<Self, ValueError> {
+        let bits = u32::from_str_radix(text.trim_start_matches("0o"), 8).ok().filter(|bits| *bits <= 0o777);
+        bits.map(Self).ok_or(ValueError::Mode(text))
+    }
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// It says something that cannot be.
+    #[error("{path}, line {line}: {message}")]
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// Counted from 1.
+        line: usize,
+        /// What is wrong there.
+        message: String,
+    },
+    /// A setting that does not fit the others or this host.
+    #[error("{path}: {setting}: {why}")]
+    Setting {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        setting: &'static str,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+}
+
+impl Config {
+    /// Read the file. Relative paths in it are relative to its directory.
+    pub(crate) fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let absolute = std::path::absolute(path)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        Self::parse(&text, path, absolute.parent().unwrap_or(Path::new("/")))
+    }
+
+    fn parse(text: &str, path: &Path, directory: &Path) -> Result<Self, ConfigError> {
+        let mut config: Self = toml::from_str(text).map_err(|error| {
+            let at = error.span().map_or(0, |span| span.start).min(text.len());
+            let line = text.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count() + 1;
+            ConfigError::Line { path: path.to_owned(), line, message: error.message().to_owned() }
+        })?;
+        for path in config.scan.iter_mut().chain([&mut config.socket, &mut config.state_dir]) {
+            *path = directory.join(&path);
+        }
+        config.check().map_err(|(setting, why)| ConfigError::Setting {
+            path: path.to_owned(),
+            setting,
+            why,
+        })?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), (&'static str, &'static str)> {
+        if self.portals.is_empty() {
+            return Err(("portals", "no address at all; leave the line out for 0.0.0.0:3260"));
+        }
+        if self.workers > MAX_WORKERS {
+            return Err(("workers", "more than 256; 0 is one per core"));
+        }
+        if self.socket.as_os_str().len() > MAX_SOCKET_PATH {
+            return Err(("socket", "longer than the 107 bytes a Unix socket's path may have"));
+        }
+        Ok(())
+    }
+
+    /// The number of data workers, with 0 resolved.
+    pub(crate) fn data_workers(&self) -> usize {
+        match self.workers {
+            0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            workers => workers,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, ConfigError> {
+        Config::parse(text, Path::new("labsan.toml"), Path::new("/etc/labsan"))
+    }
+
+    #[test]
+    fn an_empty_file_is_the_defaults() {
+        assert_eq!(parse("").unwrap(), Config::default());
+    }
+
+    #[test]
+    fn everything_can_be_set() {
+        let config = parse(
+            "portals = ['10.0.0.1', '[::1]:3261', '2001:db8::1']\nscan = ['disks/*.img', '/dev/disk/by-id/x']\nsocket = 's'\n\
+             socket_mode = '0600'\nsocket_group = 'disk'\nstate_dir = '/s'\nworkers = 3\nengine = 'io_uring'\n\
+             memory = '1GiB'\nlog = 'debug'\n",
+        )
+        .unwrap();
+        let portals: Vec<String> = config.portals.iter().map(|portal| portal.0.to_string()).collect();
+        assert_eq!(portals, ["10.0.0.1:3260", "[::1]:3261", "[2001:db8::1]:3260"]);
+        assert_eq!(config.scan, [Path::new("/etc/labsan/disks/*.img"), Path::new("/dev/disk/by-id/x")]);
+        assert_eq!(config.socket, Path::new("/etc/labsan/s"));
+        assert_eq!((config.socket_mode.0, config.data_workers(), config.memory.0), (0o600, 3, 1 << 30));
+        assert_eq!(config.engine, EngineName::IoUring);
+    }
+
+    #[test]
+    fn errors_name_the_line_and_what_is_wrong() {
+        let cases = [
+            ("workers = 1\n\nworker = 2\n", "labsan.toml, line 3: unknown field `worker`"),
+            ("memory = '1MB'", "labsan.toml, line 1: \"1MB\" could mean two sizes"),
+            ("\nmemory = '1MiB'", "line 2: memory = \"1 MiB\" is too little: at least 64 MiB"),
+            ("portals = ['x']", "line 1: \"x\" is no address"),
+            ("portals = []", "portals: no address"),
+            ("engine = 'fast'", "unknown variant `fast`"),
+            ("socket_mode = '999'", "no permissions"),
+            ("workers = 'many'", "invalid type"),
+            ("workers = 1000", "workers: more than 256"),
+            ("workers = 1\nworkers = 2", "line 2"),
+            ("= broken", "line 1"),
+        ];
+        for (text, part) in cases {
+            let message = parse(text).unwrap_err().to_string();
+            assert!(message.contains(part), "{text:?} gave {message:?}");
+        }
+    }
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let message = Config::load(Path::new("/no/such/labsan.toml")).unwrap_err().to_string();
+        assert!(message.starts_with("cannot read /no/such/labsan.toml: "), "{message}");
+    }
+}

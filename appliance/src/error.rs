@@ -1,0 +1,324 @@
+//! Why was a request not carried out? One type for everything that can go wrong behind the API, and what it means to
+//! the person who asked: a kind, a sentence, what to type next.
+
+use std::path::PathBuf;
+
+use block_io::runtime::RuntimeError;
+use block_io::{IoError, IoErrorKind};
+use labsan_api::{ErrorBody, ErrorCode, NameError, VolumePath};
+use raid_core::array::{AssembleError, CreateError, DocumentError, MemberError, StopError, VolumeError};
+use raid_core::geometry::GeometryError;
+
+use crate::san::document::DocumentError as SanDocumentError;
+use crate::san::edit::SanError;
+use crate::state_file::StateFileError;
+use crate::targets::TargetsError;
+
+/// A request that was not carried out.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    /// A name that cannot be.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// The SAN's configuration cannot be changed so.
+    #[error(transparent)]
+    San(#[from] SanError),
+    /// The live targets could not follow.
+    #[error(transparent)]
+    Targets(#[from] TargetsError),
+    /// A copy of the SAN's configuration.
+    #[error(transparent)]
+    SanDocument(#[from] SanDocumentError),
+    /// The host's copy.
+    #[error(transparent)]
+    StateFile(#[from] StateFileError),
+    /// An impossible array.
+    #[error(transparent)]
+    Geometry(#[from] GeometryError),
+    /// The array could not be made.
+    #[error(transparent)]
+    Create(#[from] CreateError),
+    /// The array could not be started.
+    #[error(transparent)]
+    Assemble(#[from] AssembleError),
+    /// Its members could not be changed.
+    #[error(transparent)]
+    Member(#[from] MemberError),
+    /// It did not stop cleanly.
+    #[error(transparent)]
+    Stop(#[from] StopError),
+    /// A volume could not be made or changed.
+    #[error("{volume}: {source}")]
+    Volume {
+        /// Which.
+        volume: VolumePath,
+        /// Why.
+        source: VolumeError,
+    },
+    /// The configuration could not be written to an array.
+    #[error("the configuration could not be written to array {array}: {source}; nothing was changed")]
+    Replica {
+        /// Which.
+        array: String,
+        /// Why.
+        source: DocumentError,
+    },
+    /// A disk failed.
+    #[error(transparent)]
+    Io(#[from] IoError),
+    /// The workers are gone.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    /// No such level.
+    #[error("there is no RAID level {0}: use 0, 1, 5, 6 or 10")]
+    Level(u32),
+    /// No such array.
+    #[error("there is no running array {0}")]
+    NoArray(String),
+    /// No such volume.
+    #[error("there is no volume {0}")]
+    NoVolume(VolumePath),
+    /// No such session.
+    #[error("there is no session {0}")]
+    NoSession(String),
+    /// One disk under two names.
+    #[error("{} and {} are the same disk", first.display(), second.display())]
+    SameDisk {
+        /// One name.
+        first: PathBuf,
+        /// The other.
+        second: PathBuf,
+    },
+    /// A disk of a running array.
+    #[error("{} is part of array {array}, which is running", disk.display())]
+    DiskOfArray {
+        /// The disk.
+        disk: PathBuf,
+        /// The array.
+        array: String,
+    },
+    /// A disk that its running array does without.
+    #[error("{} is an old disk of array {array}, which is running without it", disk.display())]
+    OldDisk {
+        /// The disk.
+        disk: PathBuf,
+        /// The array.
+        array: String,
+    },
+    /// A path that would have to be made.
+    #[error("{}: there is no such disk or file", .0.display())]
+    NoDisk(PathBuf),
+    /// A relative path reached the daemon, whose working directory is not the user's.
+    #[error("{}: the daemon needs an absolute path", .0.display())]
+    RelativePath(PathBuf),
+    /// A spare for a level that cannot use one.
+    #[error("RAID 0 cannot use a spare: it has nothing to rebuild from")]
+    UselessSpare,
+    /// A size that no member file can have.
+    #[error("members cannot be made with {0} bytes: use a multiple of 4 KiB")]
+    CreateSize(u64),
+    /// Member files that do not fit.
+    #[error(
+        "no space: {} files of {each_bytes} bytes need more than the {free_bytes} bytes free in {}", count, directory.display()
+    )]
+    NoSpace {
+        /// How many.
+        count: u64,
+        /// How large each.
+        each_bytes: u64,
+        /// What is there.
+        free_bytes: u64,
+        /// Where.
+        directory: PathBuf,
+    },
+    /// The name is another array's.
+    #[error("there is an array {0} already, with other disks or another shape")]
+    ArrayTaken(String),
+    /// It cannot be deleted yet.
+    #[error("array {array} still has {count} volume(s), {first} among them")]
+    HasVolumes {
+        /// The array.
+        array: String,
+        /// How many.
+        count: usize,
+        /// One of them.
+        first: VolumePath,
+    },
+    /// It cannot be deleted yet.
+    #[error("volume {volume} is LUN {lun} of {target}")]
+    IsMapped {
+        /// The volume.
+        volume: VolumePath,
+        /// One target.
+        target: String,
+        /// Its number there.
+        lun: u16,
+    },
+    /// Nothing is free.
+    #[error("array {0} has no free space left")]
+    Full(String),
+    /// Disks of several arrays were given as one.
+    #[error("these disks are of different arrays: {0}")]
+    MixedArrays(String),
+    /// None of the disks given is a member.
+    #[error("no array can be read from {0}")]
+    NoMembers(String),
+    /// A body or query that makes no sense.
+    #[error("the request makes no sense: {0}")]
+    Request(String),
+    /// labsand is on its way out.
+    #[error("labsand is stopping")]
+    Stopping,
+}
+
+impl Failure {
+    /// What kind of no it is.
+    pub(crate) fn code(&self) -> ErrorCode {
+        match self {
+            Self::Name(_) | Self::Geometry(_) | Self::Level(_) | Self::UselessSpare | Self::CreateSize(_) => {
+                ErrorCode::Invalid
+            }
+            Self::SameDisk { .. } | Self::RelativePath(_) | Self::MixedArrays(_) => ErrorCode::Invalid,
+            Self::San(error) => san_code(error),
+            Self::Targets(error) => error.code(),
+            Self::SanDocument(_) | Self::StateFile(_) => ErrorCode::Io,
+            Self::Create(error) => create_code(error),
+            Self::Assemble(AssembleError::Io(error)) => io_code(error),
+            Self::Assemble(_) => ErrorCode::Unsafe,
+            Self::Member(error) => member_code(error),
+            Self::Stop(StopError::Already { .. }) => ErrorCode::State,
+            Self::Stop(StopError::Unclean { .. }) => ErrorCode::Io,
+            Self::Volume { source, .. } => volume_code(source),
+            Self::Replica { source, .. } => document_code(source),
+            Self::Io(error) => io_code(error),
+            Self::Runtime(_) | Self::Stopping => ErrorCode::State,
+            Self::NoArray(_) | Self::NoVolume(_) | Self::NoSession(_) | Self::NoDisk(_) => {
+                ErrorCode::NotFound
+            }
+            Self::DiskOfArray { .. } | Self::OldDisk { .. } => ErrorCode::Taken,
+            Self::ArrayTaken(_) => ErrorCode::Different,
+            Self::NoSpace { .. } | Self::Full(_) => ErrorCode::NoSpace,
+            Self::HasVolumes { .. } | Self::IsMapped { .. } => ErrorCode::InUse,
+            Self::NoMembers(_) => ErrorCode::NotFound,
+            Self::Request(_) => ErrorCode::Invalid,
+        }
+    }
+
+    /// What to type next.
+    pub(crate) fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::NoArray(_) => "see which there are: raidctl array list".into(),
+            Self::NoVolume(_) => "see which there are: raidctl volume list".into(),
+            Self::NoSession(_) => "see which there are: raidctl session list".into(),
+            Self::San(error) => return san_hint(error),
+            Self::NoDisk(_) => "to make files there, say how large: --create-size SIZE".into(),
+            Self::DiskOfArray { array, .. } => format!("see it: raidctl array show {array}"),
+            Self::OldDisk { disk, array } => {
+                format!("give it back, to be rebuilt: raidctl array add {array} {}", disk.display())
+            }
+            Self::ArrayTaken(name) => format!("use another name, or see it: raidctl array show {name}"),
+            Self::HasVolumes { first, .. } => format!("delete them first: raidctl volume delete {first}"),
+            Self::IsMapped { lun, target, .. } => format!("unmap it first: raidctl lun unmap {target} {lun}"),
+            Self::NoSpace { .. } => "use smaller members, or --sparse and watch the space".into(),
+            Self::MixedArrays(_) => "start one at a time, or all with: raidctl array start --scan".into(),
+            Self::NoMembers(_) => "look at them: raidctl disk examine PATH".into(),
+            Self::Volume { source: VolumeError::NoRoom { .. }, .. } => {
+                "see what is free: raidctl array list".into()
+            }
+            Self::Volume { source: VolumeError::Exists(_), .. } => {
+                "resize it with raidctl volume resize, or use another name".into()
+            }
+            Self::Create(CreateError::Io(error)) | Self::Io(error) => match error.kind {
+                IoErrorKind::Permission => "run labsand as a user that may open it".into(),
+                IoErrorKind::Busy => "find out who uses it: fuser -v PATH, or lsblk".into(),
+                _ => return None,
+            },
+            _ => return None,
+        })
+    }
+
+    /// As the API says it.
+    pub(crate) fn body(&self) -> ErrorBody {
+        ErrorBody::new(self.code(), self.to_string(), self.hint())
+    }
+}
+
+fn io_code(error: &IoError) -> ErrorCode {
+    match error.kind {
+        IoErrorKind::Permission => ErrorCode::Permission,
+        IoErrorKind::NotFound => ErrorCode::NotFound,
+        IoErrorKind::NoSpace => ErrorCode::NoSpace,
+        IoErrorKind::Busy => ErrorCode::InUse,
+        IoErrorKind::ArrayFailed | IoErrorKind::Stopped => ErrorCode::State,
+        _ => ErrorCode::Io,
+    }
+}
+
+fn create_code(error: &CreateError) -> ErrorCode {
+    match error {
+        CreateError::MemberOfArray { .. } => ErrorCode::Taken,
+        CreateError::Foreign { .. } => ErrorCode::Foreign,
+        CreateError::Document(error) => document_code(error),
+        CreateError::Io(error) => io_code(error),
+        _ => ErrorCode::Invalid,
+    }
+}
+
+fn member_code(error: &MemberError) -> ErrorCode {
+    match error {
+        MemberError::Unknown { .. } => ErrorCode::NotFound,
+        MemberError::Indispensable { .. } | MemberError::Resyncing { .. } => ErrorCode::Unsafe,
+        MemberError::InUse { .. } => ErrorCode::InUse,
+        MemberError::AlreadyThere { .. } => ErrorCode::Taken,
+        MemberError::TooSmall { .. } => ErrorCode::Invalid,
+        MemberError::Unsuitable(error) => create_code(error),
+        MemberError::Io(error) => io_code(error),
+        _ => ErrorCode::State,
+    }
+}
+
+fn volume_code(error: &VolumeError) -> ErrorCode {
+    match error {
+        VolumeError::Exists(_) => ErrorCode::Different,
+        VolumeError::Unknown(_) => ErrorCode::NotFound,
+        VolumeError::BadSize(_) | VolumeError::BadName(_) | VolumeError::TooMany(_) => ErrorCode::Invalid,
+        VolumeError::NoRoom { .. } => ErrorCode::NoSpace,
+        VolumeError::Shrinks { .. } => ErrorCode::Unsafe,
+        VolumeError::Document(error) => document_code(error),
+        VolumeError::Io(error) => io_code(error),
+    }
+}
+
+fn document_code(error: &DocumentError) -> ErrorCode {
+    match error {
+        DocumentError::Io(error) => io_code(error),
+        DocumentError::Format(_) => ErrorCode::NoSpace,
+        DocumentError::Unwritten => ErrorCode::Io,
+    }
+}
+
+fn san_code(error: &SanError) -> ErrorCode {
+    match error {
+        SanError::NoTarget { .. } => ErrorCode::NotFound,
+        SanError::TargetDiffers { .. } | SanError::AlreadyMapped { .. } => ErrorCode::Different,
+        SanError::LunTaken { .. } | SanError::NoFreeLun { .. } => ErrorCode::Taken,
+        SanError::LetInByPattern { .. } => ErrorCode::InUse,
+        _ => ErrorCode::Invalid,
+    }
+}
+
+fn san_hint(error: &SanError) -> Option<String> {
+    match error {
+        SanError::NoTarget { iqn } => Some(format!("make it: raidctl target create {iqn}")),
+        SanError::LunTaken { iqn, .. } => {
+            Some(format!("leave --lun out, or unmap the other: raidctl lun list ({iqn})"))
+        }
+        SanError::AlreadyMapped { iqn, lun, .. } => {
+            Some(format!("unmap it first: raidctl lun unmap {iqn} {lun}"))
+        }
+        SanError::LetInByPattern { iqn, pattern, .. } => {
+            Some(format!("deny that instead: raidctl target deny {iqn} '{pattern}'"))
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,39 @@
+//! Every limit of the daemon: its name, its number, its reason.
+
+use std::time::Duration;
+
+/// Targets of one SAN. With all their LUNs mapped the document still fits an array's config slot many times over.
+pub(crate) const MAX_TARGETS: usize = 128;
+
+/// Initiator patterns of one target: more than the nodes of any cluster.
+pub(crate) const MAX_INITIATORS: usize = 256;
+
+/// CHAP accounts of one target, for the same reason.
+pub(crate) const MAX_CHAP_ACCOUNTS: usize = 256;
+
+/// Events kept in memory for `raidctl events`: a day of a bad day.
+pub(crate) const MAX_EVENTS: usize = 4096;
+
+/// Paths that one `scan` pattern may name: a box full of disks, not a whole file system by mistake.
+pub(crate) const MAX_SCANNED: usize = 1024;
+
+/// Least buffer memory that still lets one maximal command per worker through.
+pub(crate) const MIN_MEMORY_BYTES: u64 = 64 << 20;
+
+/// Buffer memory if nothing is configured: modest beside any machine that serves disks.
+pub(crate) const DEFAULT_MEMORY_BYTES: u64 = 512 << 20;
+
+/// Data workers at most; more than cores help nobody.
+pub(crate) const MAX_WORKERS: usize = 256;
+
+/// A Unix socket's path with its NUL must fit `sockaddr_un.sun_path`.
+pub(crate) const MAX_SOCKET_PATH: usize = 107;
+
+/// How long a stop waits for API calls that are under way.
+pub(crate) const API_GRACE: Duration = Duration::from_secs(5);
+
+/// Times that a busy disk is tried again: whoever only looks at it is through by then.
+pub(crate) const BUSY_ATTEMPTS: u32 = 10;
+
+/// Pause between two of them.
+pub(crate) const BUSY_PAUSE: Duration = Duration::from_millis(30);

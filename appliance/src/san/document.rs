@@ -1,0 +1,154 @@
+//! What is the SAN made of, besides volumes? Targets, who may use them, and which volume is which LUN.
+//!
+//! The document travels in every array's config slots and in the host's state directory; all copies are whole, and
+//! the one with the highest generation counts ([`super::merge`]). Fields of a newer labsan are carried along.
+
+use std::collections::BTreeMap;
+
+use labsan_api::target::Access;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// The newest meaning of the document that this labsan knows.
+pub(crate) const SCHEMA: u32 = 1;
+
+/// The SAN's configuration.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct SanDocument {
+    /// Version of the document's meaning.
+    pub(crate) schema: u32,
+    /// Which SAN; made once, kept for good.
+    pub(crate) san_uuid: Uuid,
+    /// Counts the changes.
+    pub(crate) generation: u64,
+    /// By name.
+    pub(crate) targets: Vec<TargetRecord>,
+    /// Persistent reservations by volume, as the SCSI layer keeps them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) reservations: BTreeMap<Uuid, serde_json::Value>,
+    /// Fields of a newer labsan.
+    #[serde(flatten)]
+    pub(crate) other: BTreeMap<String, serde_json::Value>,
+}
+
+/// One target.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct TargetRecord {
+    /// Its iSCSI name.
+    pub(crate) iqn: String,
+    /// For people.
+    #[serde(default)]
+    pub(crate) alias: String,
+    /// Who may log in.
+    #[serde(default)]
+    pub(crate) access: Access,
+    /// How initiators prove who they are; without accounts CHAP is not asked for.
+    #[serde(default)]
+    pub(crate) chap: Chap,
+    /// By number.
+    #[serde(default)]
+    pub(crate) luns: Vec<LunRecord>,
+    /// Where the search for a free number begins: past every number used so far, so that a removed LUN's number
+    /// is not soon another disk to a node that still remembers it.
+    #[serde(default)]
+    pub(crate) next_lun: u16,
+    /// Fields of a newer labsan.
+    #[serde(flatten)]
+    pub(crate) other: BTreeMap<String, serde_json::Value>,
+}
+
+/// CHAP both ways.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Chap {
+    /// Initiators log in as one of these.
+    #[serde(default)]
+    pub(crate) accounts: Vec<Account>,
+    /// The target proves itself as this.
+    #[serde(default)]
+    pub(crate) mutual: Option<Account>,
+}
+
+/// A user and the secret. CHAP needs the secret itself on both sides, not a hash of it.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Account {
+    /// The user's name.
+    pub(crate) user: String,
+    /// The secret.
+    pub(crate) secret: String,
+}
+
+impl std::fmt::Debug for Account {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Account").field("user", &self.user).finish_non_exhaustive()
+    }
+}
+
+/// One LUN.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct LunRecord {
+    /// Its number.
+    pub(crate) lun: u16,
+    /// The array that holds the volume.
+    pub(crate) array_uuid: Uuid,
+    /// The volume.
+    pub(crate) volume_uuid: Uuid,
+    /// Writes are refused.
+    #[serde(default)]
+    pub(crate) read_only: bool,
+    /// Fields of a newer labsan.
+    #[serde(flatten)]
+    pub(crate) other: BTreeMap<String, serde_json::Value>,
+}
+
+/// Why a copy of the document cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DocumentError {
+    /// Not a document.
+    #[error("the SAN's configuration there cannot be read: {0}")]
+    Malformed(#[from] serde_json::Error),
+    /// Written by a newer labsan.
+    #[error(
+        "the SAN's configuration there was written by a newer labsan (schema {found}, this one knows {SCHEMA})"
+    )]
+    Newer {
+        /// Its schema.
+        found: u32,
+    },
+}
+
+impl SanDocument {
+    /// The configuration of a SAN that has nothing yet.
+    pub(crate) fn empty(san_uuid: Uuid) -> Self {
+        Self {
+            schema: SCHEMA,
+            san_uuid,
+            generation: 0,
+            targets: Vec::new(),
+            reservations: BTreeMap::new(),
+            other: BTreeMap::new(),
+        }
+    }
+
+    /// Read a copy. `null` is what an array carries that was never part of a SAN.
+    pub(crate) fn from_json(value: serde_json::Value) -> Result<Option<Self>, DocumentError> {
+        if value.is_null() {
+            return Ok(None);
+        }
+        let document: Self = serde_json::from_value(value)?;
+        if document.schema == 0 || document.schema > SCHEMA {
+            return Err(DocumentError::Newer { found: document.schema });
+        }
+        Ok(Some(document))
+    }
+
+    /// The target of this name.
+    pub(crate) fn target(&self, iqn: &str) -> Option<&TargetRecord> {
+        self.targets.iter().find(|target| target.iqn == iqn)
+    }
+
+    /// Every place where the volume is mapped.
+    pub(crate) fn mappings(&self, volume: Uuid) -> impl Iterator<Item = (&TargetRecord, &LunRecord)> {
+        let luns = self.targets.iter().flat_map(|target| target.luns.iter().map(move |lun| (target, lun)));
+        luns.filter(move |(_, lun)| lun.volume_uuid == volume)
+    }
+}

@@ -1,0 +1,212 @@
+//! The live iSCSI targets: carries out the steps of [`crate::san::plan`] on them.
+//!
+//! Every step is idempotent (what is so already is no error), so that a plan can be run again, or backwards, after it
+//! failed in the middle. A volume that is mapped in several places is one logical unit there, with one state.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use block_io::runtime::WorkerPool;
+use block_io::{BlockDevice, BufferPool};
+use iscsi_target::chap::{Account, ChapPolicy, Secret};
+use iscsi_target::registry::{AccessPolicy, RegistryError, SessionInfo, TargetRegistry};
+use iscsi_target::scsi::{LogicalUnit, LuIdentity, LuOptions};
+use iscsi_target::server::{ServerConfig, ServerError, TargetServer};
+use labsan_api::ErrorCode;
+use labsan_api::target::{Access, Session};
+use raid_core::volume::Volume;
+use uuid::Uuid;
+
+use crate::san::plan::Step;
+use crate::san::{self, Chap, LunRecord};
+
+/// What disks say they are (INQUIRY product identification); a rename must not change it.
+const PRODUCT: &str = "labsan volume";
+
+/// Why the targets could not follow.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TargetsError {
+    /// The registry refused.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// A portal cannot be served.
+    #[error(transparent)]
+    Server(#[from] ServerError),
+}
+
+impl TargetsError {
+    /// What kind of no it is.
+    pub(crate) fn code(&self) -> ErrorCode {
+        match self {
+            Self::Registry(RegistryError::NoTarget(_) | RegistryError::NoLun { .. }) => ErrorCode::NotFound,
+            Self::Registry(RegistryError::InUse { .. }) => ErrorCode::InUse,
+            Self::Registry(RegistryError::BadName(_) | RegistryError::SameSecret(_)) => ErrorCode::Invalid,
+            Self::Registry(_) => ErrorCode::Taken,
+            Self::Server(_) => ErrorCode::Io,
+        }
+    }
+}
+
+/// Targets, and the server once it was started.
+#[derive(Debug)]
+pub(crate) struct Targets {
+    registry: Arc<TargetRegistry>,
+    server: Mutex<Option<TargetServer>>,
+    units: Mutex<Vec<Weak<LogicalUnit>>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Default for Targets {
+    fn default() -> Self {
+        Self { registry: TargetRegistry::new(), server: Mutex::default(), units: Mutex::default() }
+    }
+}
+
+impl Targets {
+    /// Carry out one step. `volume` is what a LUN to be mapped stands for; without one it waits for its array.
+    pub(crate) async fn apply(&self, step: &Step, volume: Option<Arc<Volume>>) -> Result<(), TargetsError> {
+        match step {
+            Step::CreateTarget { iqn, alias } => {
+                let alias = Some(alias.clone()).filter(|alias| !alias.is_empty());
+                match self.registry.create_target(iqn, alias) {
+                    Err(RegistryError::TargetExists(_)) => Ok(()),
+                    result => Ok(result?),
+                }
+            }
+            Step::RemoveTarget { iqn } => self.remove_target(iqn).await,
+            Step::SetAccess { iqn, access } => {
+                tolerate_missing(self.registry.set_access(iqn, access_policy(access)))
+            }
+            Step::SetChap { iqn, chap } => Ok(self.registry.set_chap(iqn, chap_policy(chap))?),
+            Step::UnmapLun { iqn, lun } => tolerate_missing(self.registry.unmap_lun(iqn, *lun).map(drop)),
+            Step::MapLun { iqn, lun } => match volume {
+                Some(volume) => self.map(iqn, lun, volume),
+                None => Ok(()),
+            },
+        }
+    }
+
+    /// Nobody gets in any more when this runs; whoever is in is sent away before the target is gone.
+    async fn remove_target(&self, iqn: &str) -> Result<(), TargetsError> {
+        for session in
+            self.registry.sessions().iter().filter(|session| session.target.as_deref() == Some(iqn))
+        {
+            self.registry.drop_session(session.id).await;
+        }
+        tolerate_missing(self.registry.remove_target(iqn, true))
+    }
+
+    fn map(&self, iqn: &str, lun: &LunRecord, volume: Arc<Volume>) -> Result<(), TargetsError> {
+        let unit = self.unit(volume, lun.read_only);
+        let there = self.registry.target(iqn)?.luns.units();
+        let same =
+            |(number, other): &(u16, Arc<LogicalUnit>)| *number == lun.lun && Arc::ptr_eq(other, &unit);
+        if there.iter().any(same) { Ok(()) } else { Ok(self.registry.map_lun(iqn, lun.lun, unit)?) }
+    }
+
+    /// The logical unit of a volume, the same wherever it is mapped with the same rights.
+    fn unit(&self, volume: Arc<Volume>, read_only: bool) -> Arc<LogicalUnit> {
+        let mut units = lock(&self.units);
+        units.retain(|unit| unit.strong_count() > 0);
+        // A volume of an array that was started again is another object: its old unit must not be used.
+        let same = |unit: &Arc<LogicalUnit>| {
+            std::ptr::addr_eq(Arc::as_ptr(unit.device()), Arc::as_ptr(&volume))
+                && unit.options().read_only == read_only
+        };
+        if let Some(unit) = units.iter().filter_map(Weak::upgrade).find(same) {
+            return unit;
+        }
+        let uuid = volume.uuid();
+        let identity = LuIdentity { uuid, serial: uuid.simple().to_string(), product: PRODUCT.to_owned() };
+        let options = LuOptions { read_only, write_cache: volume.write_cache() };
+        let unit = LogicalUnit::new(volume as Arc<dyn BlockDevice>, identity, options);
+        units.push(Arc::downgrade(&unit));
+        unit
+    }
+
+    /// Tell everybody who uses a volume that its size has changed.
+    pub(crate) fn resized(&self, volume: Uuid) {
+        let units: Vec<_> = lock(&self.units).iter().filter_map(Weak::upgrade).collect();
+        for unit in units.iter().filter(|unit| unit.identity().uuid == volume) {
+            unit.capacity_changed();
+        }
+    }
+
+    /// Begin to serve.
+    pub(crate) fn start(
+        &self,
+        portals: Vec<SocketAddr>,
+        pool: BufferPool,
+        workers: &WorkerPool,
+    ) -> Result<(), TargetsError> {
+        let server =
+            TargetServer::start(ServerConfig { portals, pool }, Arc::clone(&self.registry), workers)?;
+        *lock(&self.server) = Some(server);
+        Ok(())
+    }
+
+    /// The addresses served.
+    pub(crate) fn portals(&self) -> Vec<SocketAddr> {
+        lock(&self.server).as_ref().map(|server| server.local_addrs().to_vec()).unwrap_or_default()
+    }
+
+    /// Ask everybody to log out, and serve nobody any more.
+    pub(crate) async fn stop(&self) {
+        let server = lock(&self.server).take();
+        if let Some(server) = server {
+            server.shut_down().await;
+        }
+    }
+
+    /// Who is logged in.
+    pub(crate) fn sessions(&self) -> Vec<Session> {
+        self.registry.sessions().into_iter().map(session).collect()
+    }
+
+    /// End a session; false if there is none of that id.
+    pub(crate) async fn drop_session(&self, id: &str) -> bool {
+        match id.parse() {
+            Ok(id) => self.registry.drop_session(id).await,
+            Err(_) => false,
+        }
+    }
+}
+
+/// What is gone already need not be taken away.
+fn tolerate_missing(result: Result<(), RegistryError>) -> Result<(), TargetsError> {
+    match result {
+        Err(RegistryError::NoTarget(_) | RegistryError::NoLun { .. }) => Ok(()),
+        result => Ok(result?),
+    }
+}
+
+fn access_policy(access: &Access) -> AccessPolicy {
+    AccessPolicy { initiators: access.initiators.clone(), loopback_only: access.loopback_only }
+}
+
+fn chap_policy(chap: &Chap) -> ChapPolicy {
+    let account = |account: &san::Account| Account {
+        name: account.user.clone(),
+        secret: Secret::new(account.secret.as_bytes()),
+    };
+    ChapPolicy {
+        accounts: chap.accounts.iter().map(account).collect(),
+        mutual: chap.mutual.as_ref().map(account),
+    }
+}
+
+fn session(info: SessionInfo) -> Session {
+    Session {
+        id: info.id.to_string(),
+        target: info.target.unwrap_or_default(),
+        initiator: info.initiator,
+        alias: info.initiator_alias.unwrap_or_default(),
+        addresses: vec![info.peer.to_string()],
+        isid: hex::encode(info.isid),
+        header_digest: info.header_digest,
+        data_digest: info.data_digest,
+    }
+}
