@@ -71,7 +71,8 @@ fn foreign_signatures_need_force() -> Result<()> {
     let good = lab.disk(0);
     let foreign = lab.disks[1].clone();
     let makers: [(&str, Maker); 5] = [
-        ("md", |path| write_at(path, 0, fixtures::md::image("raid5-member0"))),
+        // The array's name, as its superblock has it.
+        ("array five", |path| write_at(path, 0, fixtures::md::image("raid5-member0"))),
         ("LVM", |path| write_at(path, 512, b"LABELONE\x01\0\0\0\0\0\0\0\0\0\0\0\x20\0\0\0LVM2 001")),
         ("ext", |path| {
             let mut command = Command::new(tools::need("mke2fs")?);
@@ -112,7 +113,7 @@ fn members_that_do_not_fit() -> Result<()> {
     lab.create_array("1", 2)?;
     let smaller = lab.extra_disk("smaller.img", DISK_BYTES / 2)?;
     let words = ["array", "add", "lab", &smaller.display().to_string()];
-    refused(&lab, &words, 3, "too small", std::slice::from_ref(&smaller))?;
+    refused(&lab, &words, 3, "room", std::slice::from_ref(&smaller))?;
     Ok(())
 }
 
