@@ -103,10 +103,8 @@ impl TextExchange {
             if wanted.as_ref().is_some_and(|wanted| *wanted != target.name) {
                 continue;
             }
+            // Names and addresses, nothing else (RFC 7143 appendix C): some initiators give up on a TargetAlias.
             answers.push("TargetName", target.name.clone());
-            if let Some(alias) = &target.alias {
-                answers.push("TargetAlias", alias.clone());
-            }
             let address = SocketAddr::new(self.local.ip().to_canonical(), self.local.port());
             answers.push("TargetAddress", format!("{address},{}", self.portal_group_tag));
         }
