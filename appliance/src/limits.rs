@@ -32,8 +32,10 @@ pub(crate) const MAX_SOCKET_PATH: usize = 107;
 /// How long a stop waits for API calls that are under way.
 pub(crate) const API_GRACE: Duration = Duration::from_secs(5);
 
-/// Times that a busy disk is tried again: whoever only looks at it is through by then.
-pub(crate) const BUSY_ATTEMPTS: u32 = 10;
+/// Times that a busy disk is tried again. Whoever only looks at it is through by then, and the kernel has ended the last
+/// I/O of a daemon that was killed: its ring holds the files, and so their locks, until then. A third of a second was seen
+/// not to be enough.
+pub(crate) const BUSY_ATTEMPTS: u32 = 100;
 
 /// Pause between two of them.
 pub(crate) const BUSY_PAUSE: Duration = Duration::from_millis(30);
