@@ -103,7 +103,7 @@ fn discovery_names_only_what_the_initiator_may_see() {
         let answer = initiator.expect(opcode::TEXT_RESPONSE);
         String::from_utf8(answer.data).unwrap()
     };
-    let expected = format!("TargetName={TARGET}\0TargetAlias=a test\0TargetAddress={},1\0", bench.address);
+    let expected = format!("TargetName={TARGET}\0TargetAddress={},1\0", bench.address);
     assert_eq!(ask(NODE), expected);
     assert_eq!(ask("iqn.2026-11.org.stranger:x"), "");
 }

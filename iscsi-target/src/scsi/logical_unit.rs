@@ -97,7 +97,8 @@ impl LogicalUnit {
     }
 
     pub(crate) fn raise(&self, sense: Sense, but: Option<&Nexus>) {
-        self.state().attentions.raise(sense, but);
+        let mut state = self.state();
+        state.attentions.raise(sense, but);
         self.exceptional.store(true, Ordering::Release);
     }
 
@@ -159,6 +160,13 @@ impl LogicalUnit {
                 return Err(Failure::Status(Status::ReservationConflict));
             }
             protected |= state.mode.write_protect;
+            let ordinary = state.attentions.is_empty()
+                && state.reserved_by.is_none()
+                && state.mode == ModeState::default();
+            if ordinary {
+                // Whoever makes it exceptional again sets this under the same lock.
+                self.exceptional.store(false, Ordering::Release);
+            }
         }
         if command.writes && protected { Err(Sense::WRITE_PROTECTED.into()) } else { Ok(()) }
     }
@@ -233,11 +241,12 @@ impl LogicalUnit {
         let new = mode::select(cdb, &command.data_out, self.facts(), state.mode)?;
         let changed = new != state.mode;
         state.mode = new;
-        drop(state);
         if changed {
-            // Also keeps the mode visible to `gates` and `descriptor_sense`.
-            self.raise(Sense::MODE_CHANGED, Some(nexus));
+            // Also makes the mode visible to `gates` and `descriptor_sense`.
+            state.attentions.raise(Sense::MODE_CHANGED, Some(nexus));
+            self.exceptional.store(true, Ordering::Release);
         }
+        drop(state);
         let wanted = if cdb.opcode() == 0x15 { usize::from(cdb.byte(4)) } else { usize::from(cdb.u16(7)) };
         Ok(ScsiResponse { data_out_wanted: wanted as u64, ..ScsiResponse::good() })
     }
@@ -253,7 +262,8 @@ impl LogicalUnit {
         if cdb.byte(1) & 0x1f != 0 {
             return Err(Sense::INVALID_FIELD.into());
         }
-        self.state().reserved_by = Some(nexus.clone());
+        let mut state = self.state();
+        state.reserved_by = Some(nexus.clone());
         self.exceptional.store(true, Ordering::Release);
         Ok(ScsiResponse::good())
     }

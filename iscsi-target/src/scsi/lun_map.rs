@@ -90,6 +90,11 @@ impl LunMap {
     /// Take a number away; the initiators are told by the units that are left.
     pub fn remove(&self, lun: u16) -> Option<Arc<LogicalUnit>> {
         let removed = self.units.write().unwrap_or_else(PoisonError::into_inner).remove(&lun);
+        if let Some(unit) = &removed {
+            for nexus in self.nexuses().iter() {
+                unit.forget(nexus);
+            }
+        }
         self.inventory_changed(None);
         removed
     }

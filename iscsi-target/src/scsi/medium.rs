@@ -67,18 +67,24 @@ impl LogicalUnit {
         let block_bytes = u64::from(self.device().info().logical_block_bytes);
         let taken = u64::from(command.expected_data_in).next_multiple_of(block_bytes);
         let length = span.length.min(taken);
+        let buffer = match length {
+            0 => None,
+            _ => Some(pool.take(length as usize).await.map_err(|_| Failure::Status(Status::TaskSetFull))?),
+        };
         let _shared = self.atomic().read().await;
         if self.options().write_cache && cdb.opcode() >= 0x20 && cdb.byte(1) & FUA != 0 {
             // What is read with FUA must be on the medium (SBC-3 clause 5.11); without a cache it always is.
             self.device().flush().await.map_err(|error| Sense::from_io(&error, span.block))?;
         }
-        let data_in = if length == 0 { Bytes::new() } else { self.fetch(span, length, pool).await?.freeze() };
+        let data_in = match buffer {
+            Some(buffer) => self.fetch(span, buffer).await?.freeze(),
+            None => Bytes::new(),
+        };
         Ok(ScsiResponse { data_in, data_in_wanted: span.length, ..ScsiResponse::good() })
     }
 
-    /// The first `length` bytes of a span.
-    async fn fetch(&self, span: Span, length: u64, pool: &BufferPool) -> Result<Buffer, Failure> {
-        let buffer = pool.take(length as usize).await.map_err(|_| Failure::Status(Status::TaskSetFull))?;
+    /// Fill a buffer from the start of a span.
+    async fn fetch(&self, span: Span, buffer: Buffer) -> Result<Buffer, Failure> {
         let (buffer, result) = self.device().read(span.offset, buffer).await;
         result.map_err(|error| Sense::from_io(&error, span.block))?;
         Ok(buffer)
@@ -120,10 +126,11 @@ impl LogicalUnit {
             return Err(Sense::INVALID_FIELD.into());
         }
         let data = Self::sent(span, &command.data_out, self.device().info().logical_block_bytes.into());
+        let buffer = take_at_once(pool, data.len())?;
         let _shared = self.atomic().read().await;
         self.store(span, data.clone(), Durability::Durable).await?;
         if !data.is_empty() {
-            compare(&self.fetch(span, data.len() as u64, pool).await?, &data)?;
+            compare(&self.fetch(span, buffer).await?, &data)?;
         }
         Ok(ScsiResponse { data_out_wanted: span.length, ..ScsiResponse::good() })
     }
@@ -150,12 +157,15 @@ impl LogicalUnit {
         if (command.data_out.len() as u64) < wanted {
             return Err(Sense::INVALID_FIELD.into());
         }
-        let _shared = self.atomic().read().await;
+        let mut buffer = take_at_once(pool, span.length.min(VERIFY_PIECE_BYTES) as usize)?;
         let mut done = 0;
         while done < span.length {
             let length = (span.length - done).min(VERIFY_PIECE_BYTES);
             let piece = Span { offset: span.offset + done, block: span.block + done / block_bytes, length };
-            let found = self.fetch(piece, length, pool).await?;
+            // A piece at a time, so that a long verify keeps no COMPARE AND WRITE (and all that waits behind) out.
+            let _shared = self.atomic().read().await;
+            buffer.truncate(length as usize);
+            let found = self.fetch(piece, buffer).await?;
             let expected = match byte_check {
                 0 => None,
                 1 => Some(command.data_out.slice(done as usize..(done + length) as usize)),
@@ -168,6 +178,7 @@ impl LogicalUnit {
                 })?;
             }
             done += length;
+            buffer = found;
         }
         Ok(ScsiResponse { data_out_wanted: wanted, ..ScsiResponse::good() })
     }
@@ -184,10 +195,10 @@ impl LogicalUnit {
         Ok(ScsiResponse::good())
     }
 
-    /// PRE-FETCH: there is no cache to fill; everything that could be fetched is said to be.
+    /// PRE-FETCH: there is no cache to fill, so CONDITION MET is never the answer (SBC-3 clause 5.8).
     pub(crate) fn prefetch(&self, cdb: Cdb<'_>) -> Result<ScsiResponse, Failure> {
         span(cdb.extent(), &self.device().info(), u64::MAX)?;
-        Ok(ScsiResponse::with_status(Status::ConditionMet))
+        Ok(ScsiResponse::good())
     }
 
     /// COMPARE AND WRITE: all or nothing, and nothing in between for anyone else.
@@ -210,8 +221,9 @@ impl LogicalUnit {
             command.data_out.slice(span.length as usize..wanted as usize),
         );
         if span.length > 0 {
+            let buffer = take_at_once(pool, span.length as usize)?;
             let _alone = self.atomic().write().await;
-            compare(&self.fetch(span, span.length, pool).await?, &expected)?;
+            compare(&self.fetch(span, buffer).await?, &expected)?;
             self.store(span, new, self.durability(cdb.byte(1) & FUA != 0)).await?;
         }
         Ok(ScsiResponse { data_out_wanted: wanted, ..ScsiResponse::good() })
@@ -227,8 +239,9 @@ impl LogicalUnit {
         let span = self.span_of(cdb)?;
         let data = Self::sent(span, &command.data_out, self.device().info().logical_block_bytes.into());
         if !data.is_empty() {
+            let buffer = take_at_once(pool, data.len())?;
             let _alone = self.atomic().write().await;
-            let mut merged = self.fetch(span, data.len() as u64, pool).await?;
+            let mut merged = self.fetch(span, buffer).await?;
             for (byte, bits) in merged.iter_mut().zip(&data) {
                 *byte |= bits;
             }
@@ -240,6 +253,12 @@ impl LogicalUnit {
 
 /// Bytes verified at once.
 const VERIFY_PIECE_BYTES: u64 = 1 << 20;
+
+/// Memory for a command that holds its own data already: it must not wait for more, or commands that all hold some
+/// would wait for each other. The initiator sends it again.
+fn take_at_once(pool: &BufferPool, length: usize) -> Result<Buffer, Failure> {
+    pool.try_take(length).ok_or(Failure::Status(Status::TaskSetFull))
+}
 
 /// Some commands mean something only with exactly the data they want.
 pub(crate) fn check_length(command: &ScsiCommand, wanted: u64) -> Result<(), Sense> {

@@ -44,6 +44,11 @@ impl Attentions {
         }
     }
 
+    /// Nobody has anything to be told.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.values().all(VecDeque::is_empty)
+    }
+
     /// The next one for this nexus.
     pub(crate) fn next(&mut self, nexus: &Nexus) -> Option<Sense> {
         self.0.get_mut(nexus)?.pop_front()

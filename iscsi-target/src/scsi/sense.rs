@@ -55,8 +55,6 @@ impl Sense {
     pub const CAPACITY_CHANGED: Self = Self::new(UNIT_ATTENTION, 0x2a, 0x09);
     /// REPORTED LUNS DATA HAS CHANGED.
     pub const LUNS_CHANGED: Self = Self::new(UNIT_ATTENTION, 0x3f, 0x0e);
-    /// MEDIUM REMOVAL PREVENTED.
-    pub const REMOVAL_PREVENTED: Self = Self::new(ILLEGAL_REQUEST, 0x53, 0x02);
 
     /// MISCOMPARE DURING VERIFY OPERATION, at this byte of the data that was compared.
     pub fn miscompare(offset: u64) -> Self {

@@ -10,13 +10,16 @@ use super::{LuIdentity, Nexus};
 /// Pages there are.
 const PAGES: [u8; 7] = [0x00, 0x80, 0x83, 0x86, 0xb0, 0xb1, 0xb2];
 
+/// Longest serial number that fits a T10 vendor designator beside the vendor.
+const MAX_SERIAL_BYTES: usize = 247;
+
 /// Granularity at which unmapping pays: ESXi takes none above 1 MiB.
 const UNMAP_GRANULARITY_BYTES: u32 = 64 << 10;
 
 pub(crate) fn page(number: u8, identity: &LuIdentity, info: &DeviceInfo, nexus: &Nexus) -> Option<Vec<u8>> {
     let body = match number {
         0x00 => PAGES.to_vec(),
-        0x80 => identity.serial.as_bytes().to_vec(),
+        0x80 => identity.serial.bytes().take(MAX_SERIAL_BYTES).collect(),
         0x83 => identification(identity, nexus),
         0x86 => extended(),
         0xb0 => block_limits(info),
@@ -49,7 +52,8 @@ fn naa(identity: &LuIdentity) -> [u8; 8] {
 
 fn identification(identity: &LuIdentity, nexus: &Nexus) -> Vec<u8> {
     let mut vendor = VENDOR.to_vec();
-    vendor.extend_from_slice(identity.serial.as_bytes());
+    // The designator's length is one byte.
+    vendor.extend(identity.serial.bytes().take(MAX_SERIAL_BYTES));
     let mut port = format!("{},t,0x{:04x}", nexus.target_name, nexus.target_portal_group).into_bytes();
     port.push(0);
     port.resize(port.len().next_multiple_of(4), 0);

@@ -40,7 +40,10 @@ impl LogicalUnit {
         let data_out_wanted = if no_data { 0 } else { block_bytes as u64 };
         check_length(command, data_out_wanted)?;
         let pattern = &command.data_out;
-        let unmap = flags & 0x08 != 0 && info.discard;
+        let unmap = flags & 0x08 != 0;
+        if unmap && !info.discard {
+            return Err(Sense::INVALID_FIELD.into());
+        }
         let _shared = self.atomic().read().await;
         // Unmapping does not look at the pattern, as initiators expect of it (LIO does the same): zeros come back.
         if unmap || pattern.iter().all(|byte| *byte == 0) {
@@ -53,12 +56,15 @@ impl LogicalUnit {
 
     async fn zero(&self, span: Span, unmap: bool) -> Result<(), Failure> {
         let durability = self.durability(false);
-        let result = if unmap {
-            self.device().discard(span.offset, span.length).await
-        } else {
-            self.device().zero(span.offset, span.length, durability).await
-        };
-        Ok(result.map_err(|error| Sense::from_io(&error, span.block))?)
+        let failed = |error| Sense::from_io(&error, span.block);
+        if !unmap {
+            return Ok(self.device().zero(span.offset, span.length, durability).await.map_err(failed)?);
+        }
+        self.device().discard(span.offset, span.length).await.map_err(failed)?;
+        if durability == Durability::Durable {
+            self.device().flush().await.map_err(failed)?;
+        }
+        Ok(())
     }
 
     async fn repeat(&self, span: Span, pattern: &[u8]) -> Result<(), Failure> {
@@ -94,12 +100,12 @@ impl LogicalUnit {
                 spans.push(span(extent, &info, MAX_UNMAP_BYTES).map_err(as_parameter)?);
             }
         }
+        if spans.iter().map(|span| span.length).sum::<u64>() > MAX_UNMAP_BYTES {
+            return Err(Sense::INVALID_PARAMETER.into());
+        }
         let _shared = self.atomic().read().await;
         for span in spans {
             self.zero(span, true).await?;
-        }
-        if self.durability(false) == Durability::Durable {
-            self.device().flush().await.map_err(|error| Sense::from_io(&error, 0))?;
         }
         Ok(good)
     }
