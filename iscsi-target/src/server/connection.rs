@@ -50,7 +50,7 @@ pub(super) enum Ending {
 }
 
 /// Where the bytes of a data segment go.
-enum Sink {
+pub(super) enum Sink {
     /// Kept for a PDU that is no command's data.
     Collect(Vec<u8>),
     /// Into a command's buffer.
@@ -60,15 +60,15 @@ enum Sink {
 }
 
 /// A PDU whose data is being received.
-struct Segment {
-    header: Bhs,
-    sink: Sink,
-    filled: usize,
-    length: usize,
+pub(super) struct Segment {
+    pub(super) header: Bhs,
+    pub(super) sink: Sink,
+    pub(super) filled: usize,
+    pub(super) length: usize,
     /// A command's transfer, made when its header came.
-    command: Option<Box<Incoming>>,
+    pub(super) command: Option<Box<Incoming>>,
     /// The PDU was refused or is out of turn: its data is passed over and nothing follows.
-    ignored: bool,
+    pub(super) ignored: bool,
 }
 
 /// A connection and its session.
@@ -156,7 +156,7 @@ impl Connection {
         }
     }
 
-    fn flush(&mut self) -> Result<bool, Ending> {
+    pub(super) fn flush(&mut self) -> Result<bool, Ending> {
         Ok(self.commands.state.queue.borrow_mut().flush(&self.stream)?)
     }
 
@@ -254,7 +254,7 @@ impl Connection {
         }
     }
 
-    fn transfer_tag(&mut self) -> u32 {
+    pub(super) fn transfer_tag(&mut self) -> u32 {
         self.next_transfer_tag = self.next_transfer_tag.wrapping_add(1);
         if self.next_transfer_tag == NO_TAG {
             self.next_transfer_tag = 1;
@@ -299,111 +299,6 @@ impl Connection {
         let segment = self.place(header).await;
         self.segment = Some(segment);
         Ok(true)
-    }
-
-    /// The header decides where its data lands.
-    async fn place(&mut self, header: Bhs) -> Segment {
-        let length = header.data_bytes();
-        let mut segment =
-            Segment { header, sink: Sink::Discard, filled: 0, length, command: None, ignored: false };
-        match header.opcode() {
-            opcode::SCSI_COMMAND if !self.discovery => self.place_command(&mut segment).await,
-            opcode::DATA_OUT if !self.discovery => self.place_data_out(&mut segment),
-            _ if length <= limits::MAX_TEXT_BYTES => segment.sink = Sink::Collect(vec![0; length]),
-            _ => {}
-        }
-        segment
-    }
-
-    async fn place_command(&mut self, segment: &mut Segment) {
-        let command: request::ScsiCommand = segment.header.view();
-        let tag = command.initiator_task_tag.get();
-        let state = Rc::clone(&self.commands.state);
-        if state.tasks.borrow().contains_key(&tag) || tag == NO_TAG {
-            segment.ignored = true;
-            state.reject(RejectReason::ProtocolError, &segment.header);
-            return;
-        }
-        let too_many = segment.header.is_immediate()
-            && state.tasks.borrow().len() >= limits::QUEUE_DEPTH as usize + limits::MAX_IMMEDIATE;
-        if too_many {
-            segment.ignored = true;
-            state.reject(RejectReason::TooManyImmediateCommands, &segment.header);
-            return;
-        }
-        if !segment.header.is_immediate() && !state.window.borrow().admits(command.cmd_sn.get()) {
-            segment.ignored = true;
-            return;
-        }
-        let transfer_tag = self.transfer_tag();
-        let mut incoming = self.commands.incoming(&command, segment.length as u32, transfer_tag);
-        let offered = command.expected_data_transfer_length.get().min(state.parameters.first_burst);
-        if incoming.total > 0 && incoming.transfer.spoilt().is_none() {
-            let bytes = incoming.total.max(offered as usize);
-            match self.take_buffer(bytes).await {
-                Some(buffer) if segment.length > 0 => segment.sink = Sink::Buffer { buffer, at: 0 },
-                Some(buffer) => incoming.buffer = Some(buffer),
-                None => {
-                    // Nothing is kept of it; the initiator will send it again (SAM-5: TASK SET FULL).
-                    incoming.total = 0;
-                    segment.command = Some(Box::new(incoming));
-                    segment.ignored = true;
-                    return;
-                }
-            }
-        }
-        segment.command = Some(Box::new(incoming));
-    }
-
-    /// A buffer for a command's data. A full pool stops the reading of this socket, unless commands of this very
-    /// connection wait for data behind: then nothing would ever free it, and the command is turned away.
-    async fn take_buffer(&mut self, bytes: usize) -> Option<Buffer> {
-        if let Some(buffer) = self.commands.pool.try_take(bytes) {
-            return Some(buffer);
-        }
-        let waits_for_data = |tasks: &std::collections::HashMap<u32, super::state::Task>| {
-            tasks.values().any(|task| matches!(task.phase, Phase::Receiving(_)))
-        };
-        if waits_for_data(&self.commands.state.tasks.borrow()) {
-            return None;
-        }
-        // Responses must go out meanwhile: they hold the memory that is waited for.
-        let pool = self.commands.pool.clone();
-        let state = Rc::clone(&self.commands.state);
-        let taking = pool.take(bytes);
-        tokio::pin!(taking);
-        loop {
-            let sent = self.flush().ok()?;
-            let stream = &self.stream;
-            tokio::select! {
-                buffer = &mut taking => return buffer.ok(),
-                () = state.wake.notified() => {}
-                ready = stream.writable(), if !sent => ready.ok()?,
-            }
-        }
-    }
-
-    fn place_data_out(&mut self, segment: &mut Segment) {
-        let header: request::DataOut = segment.header.view();
-        let state = Rc::clone(&self.commands.state);
-        let mut tasks = state.tasks.borrow_mut();
-        let task = tasks.get_mut(&header.initiator_task_tag.get());
-        let Some(super::state::Task { phase: Phase::Receiving(incoming), .. }) = task else {
-            // Data of a command that was aborted, or answered early: passed over (RFC 7143 section 11.5.1).
-            segment.ignored = true;
-            return;
-        };
-        let offset = header.buffer_offset.get();
-        let length = segment.length as u32;
-        if !incoming.transfer.accept(header.target_transfer_tag.get(), header.data_sn.get(), offset, length) {
-            return;
-        }
-        let end = offset as usize + segment.length;
-        if incoming.buffer.as_ref().is_some_and(|buffer| end <= buffer.len())
-            && let Some(buffer) = incoming.buffer.take()
-        {
-            segment.sink = Sink::Buffer { buffer, at: offset as usize };
-        }
     }
 
     /// Move staged bytes to where they belong. False: the PDU is not all there yet.

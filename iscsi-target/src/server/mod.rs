@@ -8,6 +8,7 @@ mod connection;
 mod digest;
 mod login;
 mod management;
+mod placing;
 mod receive;
 mod send;
 mod state;
