@@ -8,6 +8,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use block_io::{Buffer, Durability, IoError, IoErrorKind, IoOperation};
 use bytes::Bytes;
@@ -99,7 +100,8 @@ impl Core {
         let length = (self.bitmap.image_bytes() as usize).next_multiple_of(PAGE_BYTES);
         let mut buffer = Buffer::zeroed(length);
         let mut header = self.bitmap.clone();
-        header.events = self.bitmap_events.load(std::sync::atomic::Ordering::Acquire);
+        header.events = self.bitmap_events.load(Ordering::Acquire);
+        header.events_cleared = self.events_cleared.load(Ordering::Acquire);
         let encoded = header.encode();
         buffer[..encoded.len()].copy_from_slice(&encoded);
         let mut bits = Bits::of_image(&mut buffer[..]);
@@ -109,18 +111,18 @@ impl Core {
         Some(buffer.freeze())
     }
 
-    /// Clear what has been idle. Does nothing while a member is missing: its bits say what it lacks.
+    /// Clear what has been idle, degraded or not: a bit says what a crash may leave half-written. What a missing
+    /// member lacks is not kept there, it is rebuilt whole; md learns that from `events_cleared`, which moves past
+    /// every member that is not here, so that none is ever re-added by these bits.
     pub(crate) async fn sweep_bitmap(&self) {
         let idle = self.dirty.idle();
-        if idle.is_empty() || !keeps_bitmap(self.policy) || !self.table().not_in_sync().is_empty() {
-            return;
-        }
-        if self.flush_members().await.is_err() || !self.table().not_in_sync().is_empty() {
+        if idle.is_empty() || !keeps_bitmap(self.policy) || self.flush_members().await.is_err() {
             return;
         }
         let failures = {
             let _turn = self.bitmap_turn.lock().await;
             self.dirty.forget_idle(&idle);
+            self.events_cleared.store(self.bitmap_events.load(Ordering::Acquire), Ordering::Release);
             self.write_bitmap(&self.dirty.image(&[]), &self.active_members()).await
         };
         for (member, error) in failures {

@@ -258,8 +258,9 @@ impl Core {
     async fn leave_at_rest(&self) -> Result<(), IoError> {
         let mut control = self.control.lock().await;
         self.flush_active().await?;
-        if self.dirty.unsynced_count() == 0 && self.table().not_in_sync().is_empty() {
+        if self.dirty.unsynced_count() == 0 {
             self.dirty.forget_all();
+            self.events_cleared.store(control.template.events, Ordering::Release);
         }
         control.running = false;
         let utime = now();

@@ -40,6 +40,7 @@ pub(crate) struct Core {
     /// The shape of the bitmap; its `events` are filled in when it is written.
     pub(crate) bitmap: BitmapHeader,
     pub(crate) bitmap_events: AtomicU64,
+    pub(crate) events_cleared: AtomicU64,
     pub(crate) bitmap_turn: tokio::sync::Mutex<()>,
     pub(crate) control: tokio::sync::Mutex<Control>,
     /// Held by whoever makes, resizes or deletes a volume, from the choice of its place until it is durable.

@@ -347,6 +347,7 @@ pub(super) fn new_core(
         locks: UnitLocks::new(),
         dirty: DirtyMap::new(bitmap.bits(), keeps_bitmap(policy)),
         bitmap_events: AtomicU64::new(control.template.events),
+        events_cleared: AtomicU64::new(bitmap.events_cleared),
         bitmap,
         bitmap_turn: tokio::sync::Mutex::default(),
         control: tokio::sync::Mutex::new(control),

@@ -1,8 +1,8 @@
 //! Which regions may be out of sync? The write-intent bitmap, in memory and on the members.
 //!
 //! A region's bit is durable on every member in sync before any write in it starts (`begin`), and is
-//! cleared only after its writes are done and flushed, it was idle for a whole sweep, and no member is
-//! missing (`sweep`). So after a crash, what is not marked is in sync.
+//! cleared only after its writes are done and flushed and it was idle for a whole sweep. So after a crash, what
+//! is not marked is in sync, as far as members were there.
 //!
 //! | bit | in memory | on disk | leaves by |
 //! |---|---|---|---|

@@ -154,7 +154,11 @@ impl Core {
     ) -> Superblock {
         let mut superblock = control.template.clone();
         superblock.data_offset = member.layout.data_offset / SECTOR_BYTES;
-        superblock.data_size = member.layout.data_size / SECTOR_BYTES;
+        // RAID 0 has no component size: md stripes over all of every member, so all must claim the same.
+        superblock.data_size = match self.geometry.level() {
+            Level::Raid0 => self.geometry.member_bytes() / SECTOR_BYTES,
+            _ => member.layout.data_size / SECTOR_BYTES,
+        };
         superblock.dev_number = u32::from(member.number);
         superblock.device_uuid = member.device_uuid;
         superblock.bad_block_log = BAD_BLOCK_LOG;

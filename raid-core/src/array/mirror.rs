@@ -48,12 +48,13 @@ impl Core {
         settled
     }
 
-    /// Make sure that the chunk at `offset` of a thin member cannot run out of space half-way.
+    /// Make sure that the chunk at `offset` of a member cannot run out of space half-way. A member that is full now
+    /// may have become thin by a discard, so it is always asked; one that cannot tell is taken at its word.
     pub(crate) async fn provision(&self, member: &Member, offset: u64) -> Result<(), IoError> {
-        if !self.info.thin {
-            return Ok(());
+        match member.provision(offset, u64::from(self.geometry.chunk_bytes())).await {
+            Err(error) if error.kind == IoErrorKind::Unsupported => Ok(()),
+            result => result,
         }
-        member.provision(offset, u64::from(self.geometry.chunk_bytes())).await
     }
 
     /// Copies that could not be read get what a good one gave.

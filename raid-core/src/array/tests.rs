@@ -502,3 +502,65 @@ fn members_are_refused_and_let_go_by_name() {
         assert!(matches!(refused, Err(CreateError::MemberOfArray { .. })), "{refused:?}");
     });
 }
+
+#[test]
+fn a_degraded_array_that_was_idle_starts_after_a_crash_and_a_busy_one_needs_force() {
+    run(async {
+        let mut world = World::new(Level::Raid5, 4, 0).await;
+        world.array.fail(&path(2), false).await.unwrap();
+        let (mut random, mut model) = (Random(3), Model::default());
+        for _ in 0..10 {
+            model.write(&world.array, &mut random).await;
+        }
+        let crash = |world: &World| world.array.core.stopping.store(true, Ordering::Release);
+        crash(&world);
+        let refused = world.assemble(&[2], false).await.unwrap_err();
+        assert!(refused.to_string().contains("force"), "{refused}");
+        world.array = world.assemble(&[2], true).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(4 * crate::limits::SWEEP_INTERVAL_MS)).await;
+        assert_eq!(world.array.core.dirty.dirty_count(), 0, "idle regions are cleared while degraded, too");
+        crash(&world);
+        world.array = world.assemble(&[2], false).await.unwrap();
+        model.check_all(&world.array).await;
+    });
+}
+
+#[test]
+fn striping_over_members_of_different_sizes_means_the_same_after_any_start() {
+    run(async {
+        let sizes = [20 << 20, 32 << 20, 24 << 20];
+        let disks: Vec<MemoryDevice> = sizes
+            .iter()
+            .enumerate()
+            .map(|(i, size)| MemoryDevice::new(&format!("/disks/{i}"), *size))
+            .collect();
+        let devices = |order: [usize; 3]| -> Vec<MemberDevice> {
+            order
+                .into_iter()
+                .map(|i| MemberDevice { path: path(i), device: Arc::new(disks[i].clone()) })
+                .collect()
+        };
+        let spec = CreateSpec {
+            name: "stripes".to_owned(),
+            level: Level::Raid0,
+            chunk_bytes: 16 << 10,
+            policy: Policy::None,
+            members: devices([0, 1, 2]),
+            spares: Vec::new(),
+            force: false,
+        };
+        let mut array = create(spec, &environment()).await.unwrap();
+        let size = array.info().size_bytes;
+        let mut model = Model::default();
+        let mut random = Random(17);
+        for order in [[1, 0, 2], [2, 1, 0], [1, 2, 0]] {
+            for _ in 0..20 {
+                model.write(&array, &mut random).await;
+            }
+            array.stop().await.unwrap();
+            array = assemble(devices(order), AssembleOptions::default(), &environment()).await.unwrap();
+            assert_eq!(array.info().size_bytes, size);
+            model.check_all(&array).await;
+        }
+    });
+}
