@@ -1,6 +1,6 @@
 //! How fast is labsan, and what does an I/O cost, beside a peer on the same machine in the same minute?
 //!
-//! labsan serves RAID 5 over four files with its crash-safe default policy; tgt serves one plain, unprotected file.
+//! labsan serves RAID 5 over four files as `labsand demo` makes it; tgt serves one plain, unprotected file.
 //! Both lie on one tmpfs, so that what is measured is the target's own work. The same client programs drive both
 //! in turn, workload by workload, round by round; the middle round counts.
 
@@ -14,6 +14,7 @@ use clients::{Client, Workload};
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
+use system_tests::lab::free_port;
 use table::{Cell, Row};
 use targets::{Labsan, Target, Tgt};
 
@@ -32,9 +33,6 @@ struct Options {
     /// Where the files go; a tmpfs.
     #[arg(long, default_value = "/dev/shm")]
     dir: PathBuf,
-    /// First of two TCP ports to use on 127.0.0.1.
-    #[arg(long, default_value_t = 3396)]
-    port: u16,
     /// Measure one target only.
     #[arg(long, value_enum)]
     only: Option<Peer>,
@@ -79,11 +77,11 @@ fn start_targets(options: &Options) -> Result<Vec<Box<dyn Target>>> {
     let lun_bytes = options.lun_mib << 20;
     let mut targets: Vec<Box<dyn Target>> = Vec::new();
     if options.only != Some(Peer::Labsan) {
-        targets.push(Box::new(Tgt::start(&options.dir, options.port, lun_bytes)?));
+        targets.push(Box::new(Tgt::start(&options.dir, free_port()?, lun_bytes)?));
     }
     if options.only != Some(Peer::Tgt) {
         build_labsan()?;
-        targets.push(Box::new(Labsan::start(&options.dir, options.port + 1, lun_bytes)?));
+        targets.push(Box::new(Labsan::start(&options.dir, free_port()?, lun_bytes)?));
     }
     Ok(targets)
 }

@@ -61,7 +61,7 @@ pub(crate) fn render(rows: &[Row]) -> String {
         text.push('\n');
     }
     text.push_str(
-        "\nlabsan: RAID 5 over four files, bitmap policy, one LUN. tgt: one plain file, --bstype aio.\n",
+        "\nlabsan: RAID 5 over four files, as `labsand demo` makes it. tgt: one plain file, --bstype aio.\n",
     );
     text.push_str(
         "CPU us: the target's user and system time per I/O, all threads. x: labsan's figure over tgt's.\n",
