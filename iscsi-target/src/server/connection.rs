@@ -59,6 +59,25 @@ pub(super) enum Sink {
     Discard,
 }
 
+/// A connection that is over. Whoever asked for its end is told only when the session has left the registry too: a new
+/// session of the same nexus must not meet its former self there.
+pub(super) struct Ended {
+    pub(super) ending: Ending,
+    told: Vec<oneshot::Sender<()>>,
+    /// Kept so that those who still wait in it are told no sooner than the others.
+    _messages: mpsc::Receiver<SessionMessage>,
+}
+
+impl Ended {
+    /// The session is gone from everywhere.
+    pub(super) fn tell(self) {
+        for told in self.told {
+            // Whoever asked may have gone itself.
+            let _ = told.send(());
+        }
+    }
+}
+
 /// A PDU whose data is being received.
 pub(super) struct Segment {
     pub(super) header: Bhs,
@@ -122,7 +141,7 @@ impl Connection {
     }
 
     /// Serve until the connection ends; then wait until none of its commands runs any more.
-    pub(super) async fn run(mut self) -> Ending {
+    pub(super) async fn run(mut self) -> Ended {
         let ending = match self.serve().await {
             Ok(ending) | Err(ending) => ending,
         };
@@ -136,10 +155,7 @@ impl Connection {
             // An error means that it has ended.
             let _ = task.await;
         }
-        for told in self.told.drain(..) {
-            let _ = told.send(());
-        }
-        ending
+        Ended { ending, told: self.told, _messages: self.messages }
     }
 
     async fn serve(&mut self) -> Result<Ending, Ending> {

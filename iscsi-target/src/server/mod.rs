@@ -218,11 +218,13 @@ async fn serve(hall: &Hall, mut stream: TcpStream, peer: SocketAddr) {
             target.luns.nexus_met(&nexus);
         }
         tracing::info!(%peer, session, initiator = %nexus.initiator_name, target = %nexus.target_name, "logged in");
-        let ending = connection.run().await;
-        tracing::info!(%peer, session, %ending, "session ended");
+        let ended = connection.run().await;
+        tracing::info!(%peer, session, ending = %ended.ending, "session ended");
         if let Some(target) = target {
             target.luns.nexus_lost(&nexus);
         }
+        hall.registry.leave(session);
+        return ended.tell();
     }
     hall.registry.leave(session);
 }
