@@ -1,6 +1,6 @@
 //! What every part of the engine shares: the array's state, and the small questions asked of it.
 //!
-//! Locks, in the order in which they are taken: `volume_turn`, unit locks, then `control`, then `bitmap_turn`. `control` is
+//! Locks, in the order in which they are taken: `keeper_turn`, `volume_turn`, unit locks, then `control`, then `bitmap_turn`. `control` is
 //! held while superblocks and config are written, `bitmap_turn` while the bitmap is. No lock of std is held
 //! across an await.
 
@@ -52,6 +52,8 @@ pub(crate) struct Core {
     /// More members are lost than the level tolerates: no more writes.
     pub(crate) failed: AtomicBool,
     pub(crate) keeper: Notify,
+    /// Held by the keeper for as long as it runs: who has it knows that nothing goes on in the background.
+    pub(crate) keeper_turn: tokio::sync::Mutex<()>,
     pub(crate) stopping: AtomicBool,
     pub(crate) events: broadcast::Sender<ArrayEvent>,
     pub(crate) activity: Mutex<Option<Activity>>,

@@ -356,6 +356,7 @@ pub(super) fn new_core(
         gate: Arc::new(InFlight::default()),
         failed: AtomicBool::new(false),
         keeper: Notify::new(),
+        keeper_turn: tokio::sync::Mutex::default(),
         stopping: AtomicBool::new(false),
         events: broadcast::channel(limits::EVENT_BACKLOG).0,
         activity: Mutex::default(),

@@ -33,6 +33,7 @@ pub(crate) enum Ended {
 
 /// Run until the array stops.
 pub(crate) async fn run(core: Arc<Core>) {
+    let _turn = core.keeper_turn.lock().await;
     let pause = Duration::from_millis(limits::SWEEP_INTERVAL_MS);
     while !core.is_stopping() {
         let again = core.work_once().await;

@@ -66,6 +66,7 @@ impl Core {
         control: &mut Control,
         mut table: MemberTable,
     ) -> Result<(), IoError> {
+        self.check_running(control)?;
         loop {
             let failures = self.write_roles(control, &table, now()).await;
             if failures.is_empty() {
@@ -76,6 +77,14 @@ impl Core {
                 table = self.without(table, &member, &error)?;
             }
         }
+    }
+
+    /// Once the superblocks say that the array is at rest they are not written any more.
+    fn check_running(&self, control: &Control) -> Result<(), IoError> {
+        if control.running {
+            return Ok(());
+        }
+        Err(self.error(IoErrorKind::Stopped, IoOperation::Write, 0, 0))
     }
 
     fn without(&self, table: MemberTable, member: &Member, error: &IoError) -> Result<MemberTable, IoError> {
@@ -225,6 +234,7 @@ impl Core {
         control: &mut Control,
         document: ConfigDocument,
     ) -> Result<(), DocumentError> {
+        self.check_running(control)?;
         document.check()?;
         let generation = control.config_generation + 1;
         let bytes = config::encode(self.uuid, generation, &document.to_json()?)?;

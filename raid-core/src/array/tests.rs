@@ -464,7 +464,15 @@ fn a_rebuild_goes_on_from_its_checkpoint() {
         while world.array.core.table().rebuilding().is_none_or(|(_, _, position)| position.get() < 100) {
             tokio::task::yield_now().await;
         }
-        world.array.stop().await.unwrap();
+        let stopped = world.array.clone();
+        stopped.stop().await.unwrap();
+        let at_rest: Vec<_> = world.disks.iter().map(|disk| disk.inner.contents()).collect();
+        let late = stopped.set_attachment(1, serde_json::json!({})).await;
+        assert!(late.is_err(), "nothing is written any more");
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        for (disk, before) in world.disks.iter().zip(&at_rest) {
+            assert!(disk.inner.contents() == *before, "{} changed after the stop", disk.inner.name());
+        }
         world.array = world.assemble(&[0], false).await.unwrap();
         let resumed = world.array.core.table().rebuilding().map(|(_, _, position)| position.get());
         assert!(resumed.is_some(), "the spare kept its role");
