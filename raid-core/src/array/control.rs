@@ -65,7 +65,9 @@ pub enum MemberError {
         array: String,
     },
     /// It is too small.
-    #[error("{} has room for {room_bytes} bytes of data, members of array {array} need {needed_bytes}", path.display())]
+    #[error(
+        "{} is too small: it has room for {room_bytes} bytes of data, members of array {array} need {needed_bytes}", path.display()
+    )]
     TooSmall {
         /// The path asked for.
         path: PathBuf,
