@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use block_io::{IoErrorKind, IoOperation, MemoryDevice};
+use block_io::{IoErrorKind, IoOperation, MemoryDevice, Zeroing};
 
 use super::*;
 use crate::array::ArrayState;
@@ -22,12 +22,14 @@ struct Faulty {
     gone: Arc<AtomicBool>,
     bad: Arc<Mutex<Vec<std::ops::Range<u64>>>>,
     full: Arc<AtomicBool>,
+    /// Zeroing is not cheap, and what was on it before is still there.
+    used: bool,
 }
 
 impl Faulty {
     fn new(name: &str) -> Self {
         let inner = MemoryDevice::new(name, MEMBER_BYTES);
-        Self { inner, gone: Arc::default(), bad: Arc::default(), full: Arc::default() }
+        Self { inner, gone: Arc::default(), bad: Arc::default(), full: Arc::default(), used: false }
     }
 
     fn error(&self, kind: IoErrorKind, operation: IoOperation, offset: u64, length: u64) -> IoError {
@@ -52,7 +54,8 @@ impl Faulty {
 
 impl BlockDevice for Faulty {
     fn info(&self) -> DeviceInfo {
-        DeviceInfo { thin: true, ..self.inner.info() }
+        let zeroing = if self.used { Zeroing::Slow } else { Zeroing::Cheap };
+        DeviceInfo { thin: true, zeroing, ..self.inner.info() }
     }
 
     fn name(&self) -> &str {
@@ -138,14 +141,18 @@ fn device(disks: &[Faulty], index: usize) -> MemberDevice {
 
 impl World {
     async fn new(level: Level, members: usize, spares: usize) -> Self {
-        let disks: Vec<Faulty> = (0..members + spares).map(|i| Faulty::new(&format!("/disks/{i}"))).collect();
+        let disks = (0..members + spares).map(|i| Faulty::new(&format!("/disks/{i}"))).collect();
+        Self::over(disks, level, members).await
+    }
+
+    async fn over(disks: Vec<Faulty>, level: Level, members: usize) -> Self {
         let spec = CreateSpec {
             name: "tank".to_owned(),
             level,
             chunk_bytes: 16 << 10,
             policy: Policy::Bitmap,
             members: (0..members).map(|i| device(&disks, i)).collect(),
-            spares: (members..members + spares).map(|i| device(&disks, i)).collect(),
+            spares: (members..disks.len()).map(|i| device(&disks, i)).collect(),
             force: false,
         };
         let array = create(spec, &environment()).await.unwrap();
@@ -571,4 +578,36 @@ fn striping_over_members_of_different_sizes_means_the_same_after_any_start() {
             model.check_all(&array).await;
         }
     });
+}
+
+#[test]
+fn used_disks_that_cannot_be_zeroed_cheaply_are_synced_in_the_background() {
+    for (level, members) in SHAPES {
+        run(async {
+            let disks: Vec<Faulty> = (0..members)
+                .map(|index| {
+                    let disk = Faulty { used: true, ..Faulty::new(&format!("/disks/{index}")) };
+                    disk.inner.tamper(|bytes| bytes[2 << 20..].fill(0x5a + index as u8));
+                    disk
+                })
+                .collect();
+            let mut world = World::over(disks, level, members).await;
+            assert_eq!(world.array.status().await.state, ArrayState::Resyncing, "{level}");
+            let spec = VolumeSpec { name: "v".to_owned(), size_bytes: 1 << 20, write_cache: false };
+            let volume = world.array.create_volume(spec).await.unwrap();
+            let (bytes, result) = volume.read(0, Buffer::zeroed(1 << 20)).await;
+            result.unwrap();
+            assert!(bytes.iter().all(|&byte| byte == 0), "a new volume shows nothing of the disks' past");
+            volume.write(4096, vec![7; 8192].into(), Durability::Durable).await.unwrap();
+            // Killed before the sync is through: it is not forgotten.
+            world.array.core.stopping.store(true, Ordering::Release);
+            world.array = world.assemble(&[], false).await.unwrap();
+            world.wait_for(ArrayState::Optimal).await;
+            world.check_redundancy().await;
+            let volume = world.array.volume("v").unwrap();
+            let (bytes, result) = volume.read(0, Buffer::zeroed(16 << 10)).await;
+            result.unwrap();
+            assert!(bytes[..4096].iter().all(|&b| b == 0) && bytes[4096..12_288].iter().all(|&b| b == 7));
+        });
+    }
 }
