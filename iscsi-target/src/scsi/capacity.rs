@@ -1,4 +1,4 @@
-//! READ CAPACITY and GET LBA STATUS (SBC-3 clauses 5.15, 5.16, 5.4).
+//! READ CAPACITY and GET LBA STATUS (SBC-3).
 
 use block_io::DeviceInfo;
 
@@ -11,7 +11,7 @@ pub(crate) fn blocks(info: &DeviceInfo) -> u64 {
 }
 
 pub(crate) fn read_capacity_10(cdb: Cdb<'_>, info: &DeviceInfo) -> Result<ScsiResponse, Sense> {
-    // An address without PMI makes no sense (SBC-3 clause 5.15.1).
+    // An address without PMI makes no sense (SBC-3).
     if cdb.byte(8) & 1 == 0 && cdb.u32(2) != 0 {
         return Err(Sense::INVALID_FIELD);
     }

@@ -25,7 +25,7 @@ impl Cdb<'_> {
         u64::from(self.u32(at)) << 32 | u64::from(self.u32(at + 4))
     }
 
-    /// Address and number of blocks, by the length of the CDB (SBC-3 clause 5).
+    /// Address and number of blocks, by the length of the CDB (SBC-3).
     pub(crate) fn extent(&self) -> Extent {
         match self.opcode() >> 5 {
             0 => {

@@ -1,6 +1,6 @@
 //! Every command there is: its codes, what its CDB may carry, and what carries it out.
 //!
-//! The usage map (SPC-4 clause 6.36.3) has a bit set for each bit of the CDB that is looked at. Dispatch, the length of
+//! The usage map (SPC-4, REPORT SUPPORTED OPERATION CODES) has a bit set for each bit of the CDB that is looked at. Dispatch, the length of
 //! write data, REPORT SUPPORTED OPERATION CODES and `docs/scsi-conformance.md` all follow from this table.
 
 /// What carries a command out.
@@ -65,8 +65,8 @@ pub struct Command {
     pub service_action: Option<u8>,
     /// Its name in SPC-4 or SBC-3.
     pub name: &'static str,
-    /// The clause that defines it.
-    pub clause: &'static str,
+    /// The standard that defines it, under its name.
+    pub standard: &'static str,
     /// What carries it out.
     pub operation: Operation,
     /// The data it wants.
@@ -80,12 +80,12 @@ pub struct Command {
 const fn command(
     opcode: u8,
     name: &'static str,
-    clause: &'static str,
+    standard: &'static str,
     operation: Operation,
     data_out: DataOut,
     usage: &'static [u8],
 ) -> Command {
-    Command { opcode, service_action: None, name, clause, operation, data_out, writes: false, usage }
+    Command { opcode, service_action: None, name, standard, operation, data_out, writes: false, usage }
 }
 
 const fn writing(command: Command) -> Command {
@@ -104,51 +104,37 @@ pub const COMMANDS: &[Command] = &[
     command(
         0x00,
         "TEST UNIT READY",
-        "SPC-4 6.47",
+        "SPC-4",
         Operation::TestUnitReady,
         DataOut::None,
         &[0x00, 0, 0, 0, 0, 7],
     ),
-    command(
-        0x03,
-        "REQUEST SENSE",
-        "SPC-4 6.39",
-        Operation::RequestSense,
-        DataOut::None,
-        &[0x03, 1, 0, 0, FF, 7],
-    ),
-    command(0x08, "READ(6)", "SBC-3 5.10", Operation::Read, DataOut::None, SIX),
+    command(0x03, "REQUEST SENSE", "SPC-4", Operation::RequestSense, DataOut::None, &[0x03, 1, 0, 0, FF, 7]),
+    command(0x08, "READ(6)", "SBC-3", Operation::Read, DataOut::None, SIX),
     writing(command(
         0x0a,
         "WRITE(6)",
-        "SBC-3 5.31",
+        "SBC-3",
         Operation::Write,
         DataOut::Blocks,
         &[0x0a, 0x1f, FF, FF, FF, 7],
     )),
-    command(0x12, "INQUIRY", "SPC-4 6.6", Operation::Inquiry, DataOut::None, &[0x12, 1, FF, FF, FF, 7]),
+    command(0x12, "INQUIRY", "SPC-4", Operation::Inquiry, DataOut::None, &[0x12, 1, FF, FF, FF, 7]),
     command(
         0x15,
         "MODE SELECT(6)",
-        "SPC-4 6.10",
+        "SPC-4",
         Operation::ModeSelect,
         DataOut::Byte(4),
         &[0x15, 0x11, 0, 0, FF, 7],
     ),
-    command(0x16, "RESERVE(6)", "SPC-2 7.21", Operation::Reserve, DataOut::None, &[0x16, 0, 0, 0, 0, 7]),
-    command(0x17, "RELEASE(6)", "SPC-2 7.16", Operation::Release, DataOut::None, &[0x17, 0, 0, 0, 0, 7]),
-    command(
-        0x1a,
-        "MODE SENSE(6)",
-        "SPC-4 6.12",
-        Operation::ModeSense,
-        DataOut::None,
-        &[0x1a, 8, FF, FF, FF, 7],
-    ),
+    command(0x16, "RESERVE(6)", "SPC-2", Operation::Reserve, DataOut::None, &[0x16, 0, 0, 0, 0, 7]),
+    command(0x17, "RELEASE(6)", "SPC-2", Operation::Release, DataOut::None, &[0x17, 0, 0, 0, 0, 7]),
+    command(0x1a, "MODE SENSE(6)", "SPC-4", Operation::ModeSense, DataOut::None, &[0x1a, 8, FF, FF, FF, 7]),
     command(
         0x1b,
         "START STOP UNIT",
-        "SBC-3 5.25",
+        "SBC-3",
         Operation::StartStopUnit,
         DataOut::None,
         &[0x1b, 1, 0, 0x0f, 0xf7, 7],
@@ -156,7 +142,7 @@ pub const COMMANDS: &[Command] = &[
     command(
         0x1d,
         "SEND DIAGNOSTIC",
-        "SPC-4 6.42",
+        "SPC-4",
         Operation::SendDiagnostic,
         DataOut::None,
         &[0x1d, 0xf7, 0, FF, FF, 7],
@@ -164,7 +150,7 @@ pub const COMMANDS: &[Command] = &[
     command(
         0x1e,
         "PREVENT ALLOW MEDIUM REMOVAL",
-        "SBC-3 5.15",
+        "SBC-3",
         Operation::PreventAllow,
         DataOut::None,
         &[0x1e, 0, 0, 0, 3, 7],
@@ -172,7 +158,7 @@ pub const COMMANDS: &[Command] = &[
     command(
         0x25,
         "READ CAPACITY(10)",
-        "SBC-3 5.15",
+        "SBC-3",
         Operation::ReadCapacity10,
         DataOut::None,
         &[0x25, 0, FF, FF, FF, FF, 0, 0, 1, 7],
@@ -180,7 +166,7 @@ pub const COMMANDS: &[Command] = &[
     command(
         0x28,
         "READ(10)",
-        "SBC-3 5.11",
+        "SBC-3",
         Operation::Read,
         DataOut::None,
         &[0x28, 0xf8, FF, FF, FF, FF, 0x1f, FF, FF, 7],
@@ -188,7 +174,7 @@ pub const COMMANDS: &[Command] = &[
     writing(command(
         0x2a,
         "WRITE(10)",
-        "SBC-3 5.32",
+        "SBC-3",
         Operation::Write,
         DataOut::Blocks,
         &[0x2a, 0xf8, FF, FF, FF, FF, 0x1f, FF, FF, 7],
@@ -196,7 +182,7 @@ pub const COMMANDS: &[Command] = &[
     writing(command(
         0x2e,
         "WRITE AND VERIFY(10)",
-        "SBC-3 5.36",
+        "SBC-3",
         Operation::WriteAndVerify,
         DataOut::Blocks,
         &[0x2e, 0xf6, FF, FF, FF, FF, 0x1f, FF, FF, 7],
@@ -204,7 +190,7 @@ pub const COMMANDS: &[Command] = &[
     command(
         0x2f,
         "VERIFY(10)",
-        "SBC-3 5.27",
+        "SBC-3",
         Operation::Verify,
         DataOut::ByteCheck,
         &[0x2f, 0xf6, FF, FF, FF, FF, 0x1f, FF, FF, 7],
@@ -212,7 +198,7 @@ pub const COMMANDS: &[Command] = &[
     command(
         0x34,
         "PRE-FETCH(10)",
-        "SBC-3 5.8",
+        "SBC-3",
         Operation::Prefetch,
         DataOut::None,
         &[0x34, 2, FF, FF, FF, FF, 0x1f, FF, FF, 7],
@@ -220,7 +206,7 @@ pub const COMMANDS: &[Command] = &[
     command(
         0x35,
         "SYNCHRONIZE CACHE(10)",
-        "SBC-3 5.26",
+        "SBC-3",
         Operation::SynchronizeCache,
         DataOut::None,
         &[0x35, 6, FF, FF, FF, FF, 0x1f, FF, FF, 7],
@@ -228,7 +214,7 @@ pub const COMMANDS: &[Command] = &[
     command(
         0x37,
         "READ DEFECT DATA(10)",
-        "SBC-3 5.18",
+        "SBC-3",
         Operation::ReadDefectData,
         DataOut::None,
         &[0x37, 0, 0x1f, 0, 0, 0, 0, FF, FF, 7],
@@ -236,7 +222,7 @@ pub const COMMANDS: &[Command] = &[
     writing(command(
         0x41,
         "WRITE SAME(10)",
-        "SBC-3 5.43",
+        "SBC-3",
         Operation::WriteSame,
         DataOut::OneBlock,
         &[0x41, 0xf8, FF, FF, FF, FF, 0x1f, FF, FF, 7],
@@ -244,7 +230,7 @@ pub const COMMANDS: &[Command] = &[
     writing(command(
         0x42,
         "UNMAP",
-        "SBC-3 5.28",
+        "SBC-3",
         Operation::Unmap,
         DataOut::Word(7),
         &[0x42, 1, 0, 0, 0, 0, 0x1f, FF, FF, 7],
@@ -252,7 +238,7 @@ pub const COMMANDS: &[Command] = &[
     command(
         0x4d,
         "LOG SENSE",
-        "SPC-4 6.8",
+        "SPC-4",
         Operation::LogSense,
         DataOut::None,
         &[0x4d, 1, FF, FF, 0, FF, FF, FF, FF, 7],
@@ -260,7 +246,7 @@ pub const COMMANDS: &[Command] = &[
     command(
         0x55,
         "MODE SELECT(10)",
-        "SPC-4 6.11",
+        "SPC-4",
         Operation::ModeSelect,
         DataOut::Word(7),
         &[0x55, 0x11, 0, 0, 0, 0, 0, FF, FF, 7],
@@ -268,7 +254,7 @@ pub const COMMANDS: &[Command] = &[
     command(
         0x56,
         "RESERVE(10)",
-        "SPC-2 7.22",
+        "SPC-2",
         Operation::Reserve,
         DataOut::None,
         &[0x56, 0, 0, 0, 0, 0, 0, 0, 0, 7],
@@ -276,7 +262,7 @@ pub const COMMANDS: &[Command] = &[
     command(
         0x57,
         "RELEASE(10)",
-        "SPC-2 7.17",
+        "SPC-2",
         Operation::Release,
         DataOut::None,
         &[0x57, 0, 0, 0, 0, 0, 0, 0, 0, 7],
@@ -284,7 +270,7 @@ pub const COMMANDS: &[Command] = &[
     command(
         0x5a,
         "MODE SENSE(10)",
-        "SPC-4 6.13",
+        "SPC-4",
         Operation::ModeSense,
         DataOut::None,
         &[0x5a, 0x18, FF, FF, 0, 0, 0, FF, FF, 7],
@@ -292,7 +278,7 @@ pub const COMMANDS: &[Command] = &[
     command(
         0x88,
         "READ(16)",
-        "SBC-3 5.13",
+        "SBC-3",
         Operation::Read,
         DataOut::None,
         &[0x88, 0xf8, FF, FF, FF, FF, FF, FF, FF, FF, FF, FF, FF, FF, 0x1f, 7],
@@ -300,7 +286,7 @@ pub const COMMANDS: &[Command] = &[
     writing(command(
         0x89,
         "COMPARE AND WRITE",
-        "SBC-3 5.2",
+        "SBC-3",
         Operation::CompareAndWrite,
         DataOut::TwiceByte13,
         &[0x89, 0xf8, FF, FF, FF, FF, FF, FF, FF, FF, 0, 0, 0, FF, 0x1f, 7],
@@ -308,7 +294,7 @@ pub const COMMANDS: &[Command] = &[
     writing(command(
         0x8a,
         "WRITE(16)",
-        "SBC-3 5.34",
+        "SBC-3",
         Operation::Write,
         DataOut::Blocks,
         &[0x8a, 0xf8, FF, FF, FF, FF, FF, FF, FF, FF, FF, FF, FF, FF, 0x1f, 7],
@@ -316,7 +302,7 @@ pub const COMMANDS: &[Command] = &[
     writing(command(
         0x8b,
         "ORWRITE(16)",
-        "SBC-3 5.5",
+        "SBC-3",
         Operation::OrWrite,
         DataOut::Blocks,
         &[0x8b, 0xf8, FF, FF, FF, FF, FF, FF, FF, FF, FF, FF, FF, FF, 0x1f, 7],
@@ -324,7 +310,7 @@ pub const COMMANDS: &[Command] = &[
     writing(command(
         0x8e,
         "WRITE AND VERIFY(16)",
-        "SBC-3 5.38",
+        "SBC-3",
         Operation::WriteAndVerify,
         DataOut::Blocks,
         &[0x8e, 0xf6, FF, FF, FF, FF, FF, FF, FF, FF, FF, FF, FF, FF, 0x1f, 7],
@@ -332,7 +318,7 @@ pub const COMMANDS: &[Command] = &[
     command(
         0x8f,
         "VERIFY(16)",
-        "SBC-3 5.29",
+        "SBC-3",
         Operation::Verify,
         DataOut::ByteCheck,
         &[0x8f, 0xf6, FF, FF, FF, FF, FF, FF, FF, FF, FF, FF, FF, FF, 0x1f, 7],
@@ -340,7 +326,7 @@ pub const COMMANDS: &[Command] = &[
     command(
         0x90,
         "PRE-FETCH(16)",
-        "SBC-3 5.9",
+        "SBC-3",
         Operation::Prefetch,
         DataOut::None,
         &[0x90, 2, FF, FF, FF, FF, FF, FF, FF, FF, FF, FF, FF, FF, 0x1f, 7],
@@ -348,7 +334,7 @@ pub const COMMANDS: &[Command] = &[
     command(
         0x91,
         "SYNCHRONIZE CACHE(16)",
-        "SBC-3 5.27",
+        "SBC-3",
         Operation::SynchronizeCache,
         DataOut::None,
         &[0x91, 6, FF, FF, FF, FF, FF, FF, FF, FF, FF, FF, FF, FF, 0x1f, 7],
@@ -356,7 +342,7 @@ pub const COMMANDS: &[Command] = &[
     writing(command(
         0x93,
         "WRITE SAME(16)",
-        "SBC-3 5.44",
+        "SBC-3",
         Operation::WriteSame,
         DataOut::OneBlock,
         &[0x93, 0xf9, FF, FF, FF, FF, FF, FF, FF, FF, FF, FF, FF, FF, 0x1f, 7],
@@ -366,7 +352,7 @@ pub const COMMANDS: &[Command] = &[
         command(
             0x9e,
             "READ CAPACITY(16)",
-            "SBC-3 5.16",
+            "SBC-3",
             Operation::ReadCapacity16,
             DataOut::None,
             &[0x9e, 0x1f, FF, FF, FF, FF, FF, FF, FF, FF, FF, FF, FF, FF, 1, 7],
@@ -377,7 +363,7 @@ pub const COMMANDS: &[Command] = &[
         command(
             0x9e,
             "GET LBA STATUS",
-            "SBC-3 5.4",
+            "SBC-3",
             Operation::GetLbaStatus,
             DataOut::None,
             &[0x9e, 0x1f, FF, FF, FF, FF, FF, FF, FF, FF, FF, FF, FF, FF, 0, 7],
@@ -386,7 +372,7 @@ pub const COMMANDS: &[Command] = &[
     command(
         0xa0,
         "REPORT LUNS",
-        "SPC-4 6.33",
+        "SPC-4",
         Operation::ReportLuns,
         DataOut::None,
         &[0xa0, 0, FF, 0, 0, 0, FF, FF, FF, FF, 0, 7],
@@ -396,7 +382,7 @@ pub const COMMANDS: &[Command] = &[
         command(
             0xa3,
             "REPORT SUPPORTED OPERATION CODES",
-            "SPC-4 6.35",
+            "SPC-4",
             Operation::ReportOpcodes,
             DataOut::None,
             &[0xa3, 0x1f, 0x87, FF, FF, FF, FF, FF, FF, FF, 0, 7],
@@ -407,7 +393,7 @@ pub const COMMANDS: &[Command] = &[
         command(
             0xa3,
             "REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS",
-            "SPC-4 6.36",
+            "SPC-4",
             Operation::ReportTaskManagement,
             DataOut::None,
             &[0xa3, 0x1f, 0x80, 0, 0, 0, FF, FF, FF, FF, 0, 7],
@@ -416,7 +402,7 @@ pub const COMMANDS: &[Command] = &[
     command(
         0xa8,
         "READ(12)",
-        "SBC-3 5.12",
+        "SBC-3",
         Operation::Read,
         DataOut::None,
         &[0xa8, 0xf8, FF, FF, FF, FF, FF, FF, FF, FF, 0x1f, 7],
@@ -424,7 +410,7 @@ pub const COMMANDS: &[Command] = &[
     writing(command(
         0xaa,
         "WRITE(12)",
-        "SBC-3 5.33",
+        "SBC-3",
         Operation::Write,
         DataOut::Blocks,
         &[0xaa, 0xf8, FF, FF, FF, FF, FF, FF, FF, FF, 0x1f, 7],
@@ -432,7 +418,7 @@ pub const COMMANDS: &[Command] = &[
     writing(command(
         0xae,
         "WRITE AND VERIFY(12)",
-        "SBC-3 5.37",
+        "SBC-3",
         Operation::WriteAndVerify,
         DataOut::Blocks,
         &[0xae, 0xf6, FF, FF, FF, FF, FF, FF, FF, FF, 0x1f, 7],
@@ -440,7 +426,7 @@ pub const COMMANDS: &[Command] = &[
     command(
         0xaf,
         "VERIFY(12)",
-        "SBC-3 5.28",
+        "SBC-3",
         Operation::Verify,
         DataOut::ByteCheck,
         &[0xaf, 0xf6, FF, FF, FF, FF, FF, FF, FF, FF, 0x1f, 7],
@@ -448,7 +434,7 @@ pub const COMMANDS: &[Command] = &[
     command(
         0xb7,
         "READ DEFECT DATA(12)",
-        "SBC-3 5.19",
+        "SBC-3",
         Operation::ReadDefectData,
         DataOut::None,
         &[0xb7, 0x1f, FF, FF, FF, FF, FF, FF, FF, FF, 0, 7],
@@ -494,7 +480,8 @@ mod tests {
         let document = std::fs::read_to_string(path).unwrap();
         for command in COMMANDS {
             let action = command.service_action.map_or(String::new(), |action| format!("/{action:02X}h"));
-            let row = format!("| {:02X}h{action} | {} | {} |", command.opcode, command.name, command.clause);
+            let row =
+                format!("| {:02X}h{action} | {} | {} |", command.opcode, command.name, command.standard);
             assert!(document.contains(&row), "docs/scsi-conformance.md lacks the row {row}");
         }
     }

@@ -1,4 +1,4 @@
-//! INQUIRY (SPC-4 clause 6.6): what is this logical unit?
+//! INQUIRY (SPC-4): what is this logical unit?
 
 use super::cdb::Cdb;
 use super::{LuIdentity, Nexus, ScsiResponse, Sense, vpd};

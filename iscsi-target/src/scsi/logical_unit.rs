@@ -1,6 +1,6 @@
 //! One logical unit: a device, its identity, and what initiators have made of it.
 //!
-//! Every command first passes the gates, in this order (SPC-4 clause 5.13, SAM-5 clause 5.14): unit attention,
+//! Every command first passes the gates, in this order (SPC-4, SAM-5 clause 5.14): unit attention,
 //! reservation, write protection. Where there is nothing to be told and nobody has reserved it, all of that costs one
 //! atomic load.
 
@@ -218,7 +218,7 @@ impl LogicalUnit {
             Operation::ReportTaskManagement => report::task_management(cdb),
             Operation::LogSense => report::log_sense(cdb)?,
             Operation::ReadDefectData => report::defects(cdb),
-            // The default self-test is passed; others are not there (SPC-4 clause 6.42).
+            // The default self-test is passed; others are not there (SPC-4).
             Operation::SendDiagnostic if cdb.byte(1) & 0xe4 != 4 && cdb.byte(1) & 0xe0 != 0 => {
                 return Err(Sense::INVALID_FIELD.into());
             }
@@ -268,7 +268,7 @@ impl LogicalUnit {
         Ok(ScsiResponse::good())
     }
 
-    /// Releasing what one does not hold is no error (SPC-2 clause 7.16).
+    /// Releasing what one does not hold is no error (SPC-2).
     fn release(&self, nexus: &Nexus) -> ScsiResponse {
         let mut state = self.state();
         if state.reserved_by.as_ref() == Some(nexus) {

@@ -182,7 +182,7 @@ impl LunMap {
         }
     }
 
-    /// REPORT LUNS (SPC-4 clause 6.33).
+    /// REPORT LUNS (SPC-4).
     fn report_luns(&self, nexus: &Nexus, cdb: Cdb<'_>) -> Result<ScsiResponse, Sense> {
         let allocation = cdb.u32(6) as usize;
         if allocation < 16 {
@@ -205,7 +205,7 @@ impl LunMap {
     }
 }
 
-/// What a LUN that is not there answers (SPC-4 clauses 6.6.1, 6.39).
+/// What a LUN that is not there answers (SPC-4).
 fn no_unit(operation: Operation, cdb: Cdb<'_>) -> Result<ScsiResponse, Sense> {
     match operation {
         Operation::Inquiry => inquiry::absent(cdb),

@@ -1,4 +1,4 @@
-//! Commands that read and write blocks (SBC-3 clause 5).
+//! Commands that read and write blocks (SBC-3).
 //!
 //! COMPARE AND WRITE and ORWRITE are atomic against every other command of the logical unit: they take it alone
 //! (`LogicalUnit::atomic`), everything else shares it.
@@ -73,7 +73,7 @@ impl LogicalUnit {
         };
         let _shared = self.atomic().read().await;
         if self.options().write_cache && cdb.opcode() >= 0x20 && cdb.byte(1) & FUA != 0 {
-            // What is read with FUA must be on the medium (SBC-3 clause 5.11); without a cache it always is.
+            // What is read with FUA must be on the medium (SBC-3); without a cache it always is.
             self.device().flush().await.map_err(|error| Sense::from_io(&error, span.block))?;
         }
         let data_in = match buffer {
@@ -195,7 +195,7 @@ impl LogicalUnit {
         Ok(ScsiResponse::good())
     }
 
-    /// PRE-FETCH: there is no cache to fill, so CONDITION MET is never the answer (SBC-3 clause 5.8).
+    /// PRE-FETCH: there is no cache to fill, so CONDITION MET is never the answer (SBC-3).
     pub(crate) fn prefetch(&self, cdb: Cdb<'_>) -> Result<ScsiResponse, Failure> {
         span(cdb.extent(), &self.device().info(), u64::MAX)?;
         Ok(ScsiResponse::good())

@@ -1,4 +1,4 @@
-//! MODE SENSE and MODE SELECT (SPC-4 clauses 6.10 to 6.13, 7.5; SBC-3 clause 6.4).
+//! MODE SENSE and MODE SELECT (SPC-4; SBC-3).
 //!
 //! Two things can be changed: D_SENSE (descriptor sense data) and SWP (software write protect), both in the control
 //! mode page.
@@ -103,7 +103,7 @@ pub(crate) fn sense(cdb: Cdb<'_>, facts: ModeFacts, state: ModeState) -> Result<
     Ok(ScsiResponse::parameters(data, allocation))
 }
 
-/// Block descriptor, 8 or 16 bytes (SBC-3 clause 6.4.2).
+/// Block descriptor, 8 or 16 bytes (SBC-3).
 fn descriptor(facts: ModeFacts, long: bool) -> Vec<u8> {
     let mut bytes = Vec::new();
     if long {

@@ -54,7 +54,7 @@ impl Attentions {
         self.0.get_mut(nexus)?.pop_front()
     }
 
-    /// Take out one kind: it was told otherwise (REPORT LUNS clears 3F/0E, SPC-4 clause 6.33).
+    /// Take out one kind: it was told otherwise (REPORT LUNS clears 3F/0E, SPC-4).
     pub(crate) fn clear(&mut self, nexus: &Nexus, sense: Sense) {
         if let Some(queue) = self.0.get_mut(nexus) {
             queue.retain(|waiting| *waiting != sense);

@@ -1,5 +1,5 @@
-//! Answers about the device server itself: opcodes, task management functions, logs, defects (SPC-4 clauses 6.35,
-//! 6.36, 6.8; SBC-3 clauses 5.18, 5.19).
+//! Answers about the device server itself: opcodes, task management functions, logs, defects (SPC-4,
+//! 6.36, 6.8; SBC-3).
 
 use super::cdb::Cdb;
 use super::command_table::{COMMANDS, Command, of_opcode};
@@ -55,7 +55,7 @@ fn support_of(command: Option<&Command>, timeouts: bool) -> Vec<u8> {
     data.extend_from_slice(&(command.usage.len() as u16).to_be_bytes());
     data.extend_from_slice(command.usage);
     if let Some(action) = command.service_action {
-        // The service action's own bits carry its value (SPC-4 clause 6.35.3).
+        // The service action's own bits carry its value (SPC-4).
         data[5] = data[5] & !0x1f | action;
     }
     if timeouts {

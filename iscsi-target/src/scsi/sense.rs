@@ -1,4 +1,4 @@
-//! Sense data (SPC-4 clause 4.5): why a command did not do what was asked.
+//! Sense data (SPC-4): why a command did not do what was asked.
 
 use block_io::{IoError, IoErrorKind, IoOperation};
 
@@ -97,7 +97,7 @@ impl Sense {
         bytes[7] = 10;
         bytes[12] = self.asc;
         bytes[13] = self.ascq;
-        // Fixed format has room for 32 bits only; more than that is left out (SPC-4 clause 4.5.3).
+        // Fixed format has room for 32 bits only; more than that is left out (SPC-4).
         if let Some(information) = self.information.and_then(|value| u32::try_from(value).ok()) {
             bytes[0] |= 0x80;
             bytes[3..7].copy_from_slice(&information.to_be_bytes());

@@ -1,4 +1,4 @@
-//! Vital product data (SPC-4 clause 7.8, SBC-3 clause 6.5). Identity is the same on every path and never changes.
+//! Vital product data (SPC-4, SBC-3). Identity is the same on every path and never changes.
 
 use block_io::DeviceInfo;
 
@@ -33,7 +33,7 @@ pub(crate) fn page(number: u8, identity: &LuIdentity, info: &DeviceInfo, nexus: 
     Some(data)
 }
 
-/// A designation descriptor (SPC-4 clause 7.8.6.1).
+/// A designation descriptor (SPC-4).
 fn designator(code_set: u8, association: u8, kind: u8, bytes: &[u8]) -> Vec<u8> {
     // PROTOCOL IDENTIFIER iSCSI (5) and PIV where a port is meant.
     let (protocol, piv) = if association == 0 { (0, 0) } else { (0x50, 0x80) };

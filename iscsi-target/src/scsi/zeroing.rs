@@ -1,4 +1,4 @@
-//! WRITE SAME and UNMAP (SBC-3 clauses 5.28, 5.43, 5.44): many blocks at once. Unmapped blocks read as zeros.
+//! WRITE SAME and UNMAP (SBC-3): many blocks at once. Unmapped blocks read as zeros.
 
 use block_io::Durability;
 use bytes::Bytes;
