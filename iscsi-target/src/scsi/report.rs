@@ -1,5 +1,4 @@
-//! Answers about the device server itself: opcodes, task management functions, logs, defects (SPC-4,
-//! 6.36, 6.8; SBC-3).
+//! Answers about the device server itself: opcodes, task management functions, logs, defects (SPC-4, SBC-3).
 
 use super::cdb::Cdb;
 use super::command_table::{COMMANDS, Command, of_opcode};
