@@ -7,6 +7,7 @@
 //! The last members that still hold the data are never failed: then the array takes no more writes, serves
 //! what it can, and its superblocks stay as they are.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -18,7 +19,7 @@ use super::core::Core;
 use super::member::{Counters, Member};
 use super::status::ArrayEvent;
 use super::table::{MemberTable, Slot};
-use crate::geometry::MemberIndex;
+use crate::geometry::{Level, MemberIndex};
 use crate::limits;
 
 impl Core {
@@ -94,6 +95,32 @@ impl Core {
             }
         }
         outcome
+    }
+
+    /// The same for writes in these units, which are held. Where it ends in an error some of it is in place and some
+    /// is not, and from then on such units are not what their members say.
+    pub(crate) async fn settle_unit_writes(
+        &self,
+        units: Range<u64>,
+        results: Vec<(Arc<Member>, Result<(), IoError>)>,
+    ) -> Result<(), IoError> {
+        if self.geometry.level() == Level::Raid0 {
+            // Nothing can take a striped member's place: its error is the client's.
+            return results.into_iter().try_for_each(|(_, result)| result);
+        }
+        let settled = self.settle_writes(results).await;
+        let half_done = match &settled {
+            Ok(()) => false,
+            // Parity that fits its data no more would give garbage for a row that nobody wrote.
+            Err(_) if self.geometry.level().has_parity() => true,
+            // Copies are made equal before anyone reads; where a member was lost there is nobody to do that with.
+            Err(error) => error.kind == IoErrorKind::NoSpace,
+        };
+        if half_done {
+            self.dirty.mark_unsynced(self.bits_of(units));
+            self.keeper.notify_one();
+        }
+        settled
     }
 
     /// A read of a member failed for good: count it, and fail the member when it is gone or fails too often.

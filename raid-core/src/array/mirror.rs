@@ -10,7 +10,7 @@ use super::core::Core;
 use super::locks::Fragment;
 use super::member::{Counters, Member};
 use super::status::ArrayEvent;
-use crate::geometry::{Level, Place};
+use crate::geometry::Place;
 
 impl Core {
     /// Write disjoint fragments of one unit to all its copies. The unit is held.
@@ -35,17 +35,7 @@ impl Core {
             })
         });
         let results = join_all(writes).await;
-        if self.geometry.level() == Level::Raid0 {
-            // Nothing can take a striped member's place: its error is the client's.
-            return results.into_iter().try_for_each(|(_, result)| result);
-        }
-        let settled = self.settle_writes(results).await;
-        if settled.as_ref().is_err_and(|error| error.kind == IoErrorKind::NoSpace) {
-            // One copy took it and another did not: they are made equal before anyone reads.
-            self.dirty.mark_unsynced(self.bits_of(unit..unit + 1));
-            self.keeper.notify_one();
-        }
-        settled
+        self.settle_unit_writes(unit..unit + 1, results).await
     }
 
     /// Make sure that the chunk at `offset` of a member cannot run out of space half-way. A member that is full now

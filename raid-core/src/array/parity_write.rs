@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use block_io::{Buffer, Durability, IoError, IoErrorKind, IoOperation};
+use block_io::{Buffer, Durability, IoError, IoOperation};
 use bytes::Bytes;
 use futures_util::future::join_all;
 
@@ -93,13 +93,7 @@ impl Core {
         let durability = strictest(fragments);
         let _dirty = self.mark_dirty(stripe..stripe + 1).await.map_err(Interrupted::Refused)?;
         let results = self.put_in_place(table, stripe, segments, durability).await;
-        let settled = self.settle_writes(results).await;
-        if settled.as_ref().is_err_and(|error| error.kind == IoErrorKind::NoSpace) {
-            // Some of it is in place and some is not: never trust this stripe until resync was here.
-            self.dirty.mark_unsynced(self.bits_of(stripe..stripe + 1));
-            self.keeper.notify_one();
-        }
-        settled.map_err(Interrupted::Refused)
+        self.settle_unit_writes(stripe..stripe + 1, results).await.map_err(Interrupted::Refused)
     }
 
     fn plan_stripe(

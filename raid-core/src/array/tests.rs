@@ -15,12 +15,16 @@ use crate::volume::VolumeSpec;
 
 const MEMBER_BYTES: usize = 20 << 20;
 
+type Unwritable = (std::ops::Range<u64>, IoErrorKind);
+
 /// A device in memory with a switch: off, it is gone. Single ranges can be made unreadable.
 #[derive(Clone, Debug)]
 struct Faulty {
     inner: MemoryDevice,
     gone: Arc<AtomicBool>,
     bad: Arc<Mutex<Vec<std::ops::Range<u64>>>>,
+    /// What a write of these ranges ends in.
+    unwritable: Arc<Mutex<Vec<Unwritable>>>,
     full: Arc<AtomicBool>,
     /// Zeroing is not cheap, and what was on it before is still there.
     used: bool,
@@ -29,7 +33,14 @@ struct Faulty {
 impl Faulty {
     fn new(name: &str) -> Self {
         let inner = MemoryDevice::new(name, MEMBER_BYTES);
-        Self { inner, gone: Arc::default(), bad: Arc::default(), full: Arc::default(), used: false }
+        Self {
+            inner,
+            gone: Arc::default(),
+            bad: Arc::default(),
+            unwritable: Arc::default(),
+            full: Arc::default(),
+            used: false,
+        }
     }
 
     fn error(&self, kind: IoErrorKind, operation: IoOperation, offset: u64, length: u64) -> IoError {
@@ -46,6 +57,10 @@ impl Faulty {
             return Err(self.error(IoErrorKind::Medium, operation, offset, length));
         }
         if operation == IoOperation::Write {
+            let unwritable = self.unwritable.lock().unwrap();
+            if let Some((_, kind)) = unwritable.iter().find(|(range, _)| hit(range)) {
+                return Err(self.error(*kind, operation, offset, length));
+            }
             bad.retain(|range| !hit(range));
         }
         Ok(())
@@ -610,4 +625,65 @@ fn used_disks_that_cannot_be_zeroed_cheaply_are_synced_in_the_background() {
             assert!(bytes[..4096].iter().all(|&b| b == 0) && bytes[4096..12_288].iter().all(|&b| b == 7));
         });
     }
+}
+
+/// Where a unit's row (parity levels) or first copy lies: the disk, and the bytes on it.
+fn place_of(world: &World, unit: u64, row: crate::geometry::Row) -> (usize, std::ops::Range<u64>) {
+    let core = &world.array.core;
+    let index = core.geometry.row_member(unit, row);
+    let table = core.table();
+    let member = table.usable(index, unit).unwrap();
+    let disk = (0..world.disks.len()).find(|&i| path(i) == member.path).unwrap();
+    let start = member.layout.data_offset + core.geometry.stripe_offset(unit);
+    (disk, start..start + u64::from(core.geometry.chunk_bytes()))
+}
+
+#[test]
+fn what_a_write_left_half_done_is_never_reconstructed_from() {
+    use crate::geometry::Row;
+    for (level, members) in [(Level::Raid5, 3), (Level::Raid5, 4), (Level::Raid6, 5)] {
+        run(async {
+            let world = World::new(level, members, 0).await;
+            let chunk = u64::from(world.array.core.geometry.chunk_bytes());
+            let stripe = u64::from(world.array.core.geometry.unit_data_bytes());
+            world.array.write(0, vec![5; stripe as usize].into(), Durability::Durable).await.unwrap();
+            // Row 1 is lost, and then the parities cannot be written any more.
+            let (lost, _) = place_of(&world, 0, Row::Data(1));
+            world.disks[lost].gone.store(true, Ordering::Relaxed);
+            for row in world.array.core.geometry.rows().skip(members - 1 - usize::from(level == Level::Raid6))
+            {
+                let (disk, range) = place_of(&world, 0, row);
+                world.disks[disk].unwritable.lock().unwrap().push((range, IoErrorKind::Medium));
+            }
+            let refused = world.array.write(0, block(9).into(), Durability::Durable).await.unwrap_err();
+            assert_eq!(refused.kind, IoErrorKind::ArrayFailed, "{level}");
+            // Nobody wrote row 1.
+            let (bytes, result) = world.array.read(chunk, Buffer::zeroed(BLOCK as usize)).await;
+            assert!(
+                result.is_err() || bytes.iter().all(|&byte| byte == 5),
+                "{level}: garbage is returned as data"
+            );
+        });
+    }
+}
+
+#[test]
+fn a_zeroing_that_ran_out_of_space_leaves_nothing_to_reconstruct_from() {
+    use crate::geometry::Row;
+    run(async {
+        let world = World::new(Level::Raid5, 3, 0).await;
+        let chunk = u64::from(world.array.core.geometry.chunk_bytes());
+        let stripe = u64::from(world.array.core.geometry.unit_data_bytes());
+        world.array.write(0, vec![6; stripe as usize].into(), Durability::Durable).await.unwrap();
+        world.array.write(chunk, vec![5; chunk as usize].into(), Durability::Durable).await.unwrap();
+        let (parity, range) = place_of(&world, 0, Row::P);
+        world.disks[parity].unwritable.lock().unwrap().push((range, IoErrorKind::NoSpace));
+        let refused = world.array.zero(0, stripe, Durability::Durable).await.unwrap_err();
+        assert_eq!(refused.kind, IoErrorKind::NoSpace);
+        let (lost, _) = place_of(&world, 0, Row::Data(1));
+        world.disks[lost].gone.store(true, Ordering::Relaxed);
+        let (bytes, result) = world.array.read(chunk, Buffer::zeroed(BLOCK as usize)).await;
+        let known = bytes.iter().all(|&byte| byte == 5) || bytes.iter().all(|&byte| byte == 0);
+        assert!(result.is_err() || known, "neither the old nor the new data");
+    });
 }

@@ -135,7 +135,8 @@ impl Core {
             };
             (member, result)
         });
-        self.settle_writes(join_all(zeroing).await).await
+        let results = join_all(zeroing).await;
+        self.settle_unit_writes(units, results).await
     }
 
     /// The ranges of a member's data area that belong to a unit.
