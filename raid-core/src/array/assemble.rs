@@ -14,7 +14,7 @@ use super::create::{bitmap_shape, new_core, wipe_superblock};
 use super::dirty::BitSet;
 use super::examine::{candidate, read_at};
 use super::member::{Counters, Member};
-use super::metadata::Control;
+use super::metadata::{Control, DocumentError};
 use super::status::ArrayEvent;
 use super::table::{MemberTable, RebuildPosition, Slot};
 use super::{Array, Environment, MemberDevice, Policy};
@@ -34,7 +34,7 @@ pub struct AssembleOptions {
     pub force: bool,
 }
 
-/// Why an array could not be started. Unless it is `Io`, nothing was written.
+/// Why an array could not be started. Unless it is `Io` or `Config`, nothing was written.
 #[derive(Debug, thiserror::Error)]
 pub enum AssembleError {
     /// The members do not make an array that can be trusted.
@@ -59,6 +59,9 @@ pub enum AssembleError {
         /// Why.
         error: LabsanError,
     },
+    /// The configuration document could not be made current on all members.
+    #[error(transparent)]
+    Config(#[from] DocumentError),
     /// A device failed.
     #[error(transparent)]
     Io(#[from] IoError),
@@ -377,6 +380,10 @@ async fn take_over(core: &Core, plan: &AssemblyPlan, candidates: &[Candidate]) -
         core.write_failed(&member, &error).await?;
         control = core.control.lock().await;
     }
+    // A crash may have left the newest document on some members only, and a spare that was away has an old one:
+    // nothing that it describes is served before it is on all of them, whichever of them are here next time.
+    let document = control.document.clone();
+    core.commit_document(&mut control, document).await?;
     Ok(())
 }
 

@@ -687,3 +687,51 @@ fn a_zeroing_that_ran_out_of_space_leaves_nothing_to_reconstruct_from() {
         assert!(result.is_err() || known, "neither the old nor the new data");
     });
 }
+
+#[test]
+fn a_document_that_a_crash_left_on_one_member_outlives_that_member() {
+    run(async {
+        let mut world = World::new(Level::Raid1, 2, 0).await;
+        // The daemon dies when the first member has the new document and the second does not.
+        let layout = world.array.core.table().active().next().unwrap().1.layout.clone();
+        let before = world.disks[1].inner.contents();
+        let spec = VolumeSpec { name: "v".to_owned(), size_bytes: 1 << 20, write_cache: false };
+        world.array.create_volume(spec).await.unwrap();
+        world.array.core.stopping.store(true, Ordering::Release);
+        for region in layout.config {
+            let bytes = region.offset as usize..(region.offset + region.len) as usize;
+            world.disks[1].inner.tamper(|disk| disk[bytes.clone()].copy_from_slice(&before[bytes]));
+        }
+        world.array = world.assemble(&[], false).await.unwrap();
+        let volume = world.array.volume("v").expect("the newest document counts");
+        volume.write(0, vec![7; 8192].into(), Durability::Durable).await.unwrap();
+        world.array.stop().await.unwrap();
+        // What was served once stays.
+        world.array = world.assemble(&[0], false).await.unwrap();
+        let volume = world.array.volume("v").expect("its data was acknowledged");
+        let (bytes, result) = volume.read(0, Buffer::zeroed(8192)).await;
+        result.unwrap();
+        assert!(bytes.iter().all(|&byte| byte == 7));
+    });
+}
+
+#[test]
+fn a_spare_that_was_away_learns_the_document_before_it_holds_data() {
+    run(async {
+        let mut world = World::new(Level::Raid1, 2, 1).await;
+        world.array.stop().await.unwrap();
+        world.array = world.assemble(&[2], false).await.unwrap();
+        for name in ["a", "b", "c"] {
+            let spec = VolumeSpec { name: name.to_owned(), size_bytes: 1 << 20, write_cache: false };
+            world.array.create_volume(spec).await.unwrap();
+        }
+        world.array.stop().await.unwrap();
+        world.array = world.assemble(&[], false).await.unwrap();
+        world.array.fail(&path(0), false).await.unwrap();
+        world.wait_for(ArrayState::Optimal).await;
+        world.array.fail(&path(1), false).await.unwrap();
+        world.array.stop().await.unwrap();
+        world.array = world.assemble(&[0, 1], false).await.unwrap();
+        assert_eq!(world.array.volumes().len(), 3);
+    });
+}
