@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use block_io::{IoError, IoOperation};
+use block_io::{IoError, IoErrorKind, IoOperation};
 
 use super::assemble::wipe_all;
 use super::core::{Core, lock};
@@ -144,7 +144,13 @@ impl Array {
                 return Err(MemberError::Resyncing { path: path.to_owned(), array, regions });
             }
         }
-        Ok(self.core.fail_member(member.number, "failed by command", IoOperation::Write).await?)
+        match self.core.try_fail_member(member.number, "failed by command", IoOperation::Write).await {
+            // Another one was failed meanwhile.
+            Err(error) if error.kind == IoErrorKind::ArrayFailed => {
+                Err(MemberError::Indispensable { path: path.to_owned(), array })
+            }
+            outcome => Ok(outcome?),
+        }
     }
 
     /// Forget a failed device, or give a spare back. Its superblock is wiped where it can still be written, so

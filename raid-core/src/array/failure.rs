@@ -23,9 +23,24 @@ use crate::geometry::{Level, MemberIndex};
 use crate::limits;
 
 impl Core {
-    /// Take a member out. When this returns `Ok` the failure is durable; whatever the others hold may be
-    /// acknowledged. Fails with `ArrayFailed` if the array cannot do without it.
+    /// Take a member out that lacks a write. When this returns `Ok` the failure is durable; whatever the others
+    /// hold may be acknowledged. Fails with `ArrayFailed`, and ends all writes, if the array cannot do without it.
     pub(crate) async fn fail_member(
+        &self,
+        number: u16,
+        reason: &str,
+        operation: IoOperation,
+    ) -> Result<(), IoError> {
+        let outcome = self.try_fail_member(number, reason, operation).await;
+        if outcome.as_ref().is_err_and(|error| error.kind == IoErrorKind::ArrayFailed) {
+            self.give_up(reason);
+        }
+        outcome
+    }
+
+    /// The same for a member that lacks nothing: if the array cannot do without it, it stays in. Who asks is told
+    /// so under the lock: two members may be asked for at once that can be done without one at a time.
+    pub(crate) async fn try_fail_member(
         &self,
         number: u16,
         reason: &str,
@@ -40,7 +55,6 @@ impl Core {
             return Ok(());
         };
         if !self.can_do_without(&table, slot) {
-            self.give_up(reason);
             return Err(self.error(IoErrorKind::ArrayFailed, operation, 0, 0));
         }
         let Some(without) = table.with_failed(number, reason) else { return Ok(()) };
@@ -131,11 +145,15 @@ impl Core {
         let hopeless = error.kind == IoErrorKind::Gone || errors > limits::MAX_READ_ERRORS;
         let table = self.table();
         let dispensable = table.slot_of(member.number).is_some_and(|slot| self.can_do_without(&table, slot));
-        if hopeless && dispensable {
-            // The only refusal is that it became indispensable meanwhile; then it stays.
-            let _ = self.fail_member(member.number, &error.to_string(), IoOperation::Read).await;
-        } else if error.kind == IoErrorKind::Gone && table.slot_of(member.number).is_some() {
-            self.give_up(&error.to_string());
+        let reason = error.to_string();
+        if hopeless
+            && dispensable
+            && self.try_fail_member(member.number, &reason, IoOperation::Read).await.is_ok()
+        {
+            return;
+        }
+        if error.kind == IoErrorKind::Gone && self.table().slot_of(member.number).is_some() {
+            self.give_up(&reason);
         }
     }
 

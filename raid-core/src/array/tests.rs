@@ -735,3 +735,35 @@ fn a_spare_that_was_away_learns_the_document_before_it_holds_data() {
         assert_eq!(world.array.volumes().len(), 3);
     });
 }
+
+#[test]
+fn two_members_failed_by_command_at_once_do_not_stop_the_array() {
+    run(async {
+        let world = World::new(Level::Raid5, 3, 0).await;
+        let (first, second) = (path(0), path(1));
+        let (first, second) =
+            futures_util::join!(world.array.fail(&first, false), world.array.fail(&second, false));
+        first.unwrap();
+        assert!(matches!(second, Err(MemberError::Indispensable { .. })), "{second:?}");
+        assert_eq!(world.array.status().await.state, ArrayState::Degraded);
+        world.array.write(0, block(1).into(), Durability::Durable).await.unwrap();
+    });
+}
+
+#[test]
+fn read_errors_of_two_members_at_once_do_not_stop_the_array() {
+    run(async {
+        let world = World::new(Level::Raid5, 3, 0).await;
+        let core = &world.array.core;
+        let table = core.table();
+        let members: Vec<_> = table.active().map(|(_, member)| Arc::clone(member)).collect();
+        for member in &members[..2] {
+            member.counters.read_errors.store(crate::limits::MAX_READ_ERRORS, Ordering::Relaxed);
+        }
+        let medium = |index: usize| world.disks[index].error(IoErrorKind::Medium, IoOperation::Read, 0, 512);
+        let (first, second) = (medium(0), medium(1));
+        futures_util::join!(core.read_failed(&members[0], &first), core.read_failed(&members[1], &second));
+        assert_eq!(world.array.status().await.state, ArrayState::Degraded);
+        world.array.write(0, block(1).into(), Durability::Durable).await.unwrap();
+    });
+}
