@@ -50,6 +50,7 @@ pub use volumes::VolumeError;
 pub use crate::format::labsan::Policy;
 use crate::volume::Volume;
 use core::Core;
+pub(crate) use core::lock;
 
 /// A device offered to an array, and the path by which people know it.
 #[derive(Clone, Debug)]
@@ -101,7 +102,7 @@ impl Array {
         let array = Self { core: Arc::clone(&core), volumes: Arc::default() };
         let volumes: Vec<_> =
             document.volumes.iter().map(|record| Volume::new(array.clone(), record.clone())).collect();
-        *core::lock(&array.volumes) = volumes;
+        *lock(&array.volumes) = volumes;
         tokio::task::spawn_local(keeper::run(core));
         array
     }

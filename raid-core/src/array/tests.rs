@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Duration;
 
 use block_io::{IoErrorKind, IoOperation, MemoryDevice, Zeroing};
@@ -26,6 +26,8 @@ struct Faulty {
     /// What a write of these ranges ends in.
     unwritable: Arc<Mutex<Vec<Unwritable>>>,
     full: Arc<AtomicBool>,
+    /// Writes of data that begins with this byte take a second. 0: none.
+    slow: Arc<AtomicU8>,
     /// Zeroing is not cheap, and what was on it before is still there.
     used: bool,
 }
@@ -39,6 +41,7 @@ impl Faulty {
             bad: Arc::default(),
             unwritable: Arc::default(),
             full: Arc::default(),
+            slow: Arc::default(),
             used: false,
         }
     }
@@ -91,6 +94,10 @@ impl BlockDevice for Faulty {
         Box::pin(async move {
             tokio::task::yield_now().await;
             self.check(IoOperation::Write, offset, data.len() as u64)?;
+            let slow = self.slow.load(Ordering::Relaxed);
+            if slow != 0 && data.first() == Some(&slow) {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
             self.inner.write(offset, data, durability).await
         })
     }
@@ -765,5 +772,52 @@ fn read_errors_of_two_members_at_once_do_not_stop_the_array() {
         futures_util::join!(core.read_failed(&members[0], &first), core.read_failed(&members[1], &second));
         assert_eq!(world.array.status().await.state, ArrayState::Degraded);
         world.array.write(0, block(1).into(), Durability::Durable).await.unwrap();
+    });
+}
+
+#[test]
+fn a_write_under_way_never_lands_in_space_that_was_given_to_another_volume() {
+    run(async {
+        let world = World::new(Level::Raid1, 2, 0).await;
+        let spec = |name: &str, mib: u64| VolumeSpec {
+            name: name.to_owned(),
+            size_bytes: mib << 20,
+            write_cache: false,
+        };
+        // Its second half lies behind another volume, so that a write across the middle is two.
+        let old = world.array.create_volume(spec("old", 1)).await.unwrap();
+        world.array.create_volume(spec("between", 1)).await.unwrap();
+        world.array.resize_volume("old", 2 << 20, false).await.unwrap();
+        for shrinks in [true, false] {
+            for disk in &world.disks {
+                disk.slow.store(7, Ordering::Relaxed);
+            }
+            let mut data = vec![7; 8192];
+            data[4096..].fill(8);
+            let writing = old.write((1 << 20) - 4096, data.into(), Durability::Durable);
+            let giving_away = async {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                if shrinks {
+                    world.array.resize_volume("old", 1 << 20, true).await.unwrap();
+                } else {
+                    world.array.delete_volume("old").await.unwrap();
+                    world.array.create_volume(spec("first-gap", 1)).await.unwrap();
+                }
+                world.array.create_volume(spec("new", 1)).await.unwrap()
+            };
+            let (_, new) = futures_util::join!(writing, giving_away);
+            let (bytes, result) = new.read(0, Buffer::zeroed(1 << 20)).await;
+            result.unwrap();
+            assert!(
+                bytes.iter().all(|&byte| byte == 0),
+                "the new volume holds what was written to the old one"
+            );
+            let late = old.write(1 << 20, block(9).into(), Durability::Durable).await;
+            assert_eq!(late.unwrap_err().kind, IoErrorKind::OutOfRange);
+            if shrinks {
+                world.array.delete_volume("new").await.unwrap();
+                world.array.resize_volume("old", 2 << 20, false).await.unwrap();
+            }
+        }
     });
 }

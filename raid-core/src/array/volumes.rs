@@ -190,8 +190,9 @@ impl Array {
             self.zero_used(&document, &more).await?;
             extents::coalesce(record.extents.iter().copied().chain(more).collect())
         } else {
-            // Clients see the end first, so that nobody writes beyond it while it is cut off.
+            // Clients see the end first, so that nobody writes beyond it while it is cut off; who is there already ends.
             volume.set_record(shrunk);
+            volume.earlier_operations_ended().await;
             self.zero_tail(&record, size_bytes, wanted).await?;
             extents::truncate(&record.extents, wanted)
         };
@@ -224,7 +225,16 @@ impl Array {
         let _turn = self.core.volume_turn.lock().await;
         let volume = self.volume(name).ok_or_else(|| VolumeError::Unknown(name.to_owned()))?;
         let uuid = volume.uuid();
-        self.change_document(|document| document.volumes.retain(|record| record.uuid != uuid)).await?;
+        // Whoever still holds it finds an empty volume, and nobody is left where another one may come to lie.
+        let record = volume.record();
+        volume.set_record(VolumeRecord { size_bytes: 0, extents: Vec::new(), ..record.clone() });
+        volume.earlier_operations_ended().await;
+        let deleted =
+            self.change_document(|document| document.volumes.retain(|record| record.uuid != uuid)).await;
+        if let Err(error) = deleted {
+            volume.set_record(record);
+            return Err(error.into());
+        }
         lock(&self.volumes).retain(|volume| volume.uuid() != uuid);
         Ok(())
     }

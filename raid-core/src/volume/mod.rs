@@ -1,22 +1,24 @@
 //! A named part of an array's data space that is exported as one disk.
 //!
 //! A volume is a list of stripe-aligned extents; reading and writing it is reading and writing the array
-//! at another place. Its size may grow while it is open.
+//! at another place. Its size may change while it is open. An operation holds the record that it found its place
+//! by to its end, so that space is given away only when nobody writes there any more.
 
 pub(crate) mod extents;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
 use block_io::{
     BlockDevice, Buffer, DeviceInfo, Durability, IoError, IoErrorKind, IoFuture, IoOperation, ReadResult,
 };
 use bytes::Bytes;
+use tokio::sync::oneshot;
 use uuid::Uuid;
 
 pub use extents::NoRoom;
 
-use crate::array::Array;
+use crate::array::{Array, lock};
 use crate::format::labsan::VolumeRecord;
 
 /// What a new volume is to be.
@@ -35,37 +37,70 @@ pub struct VolumeSpec {
 pub struct Volume {
     array: Array,
     name: Arc<str>,
-    record: ArcSwap<VolumeRecord>,
+    in_force: ArcSwap<InForce>,
+    /// One for the record in force, last, and for each earlier one that operations may still hold.
+    ends: Mutex<Vec<oneshot::Receiver<()>>>,
 }
+
+/// A record, and what tells that the last operation which holds it has ended: its sender goes.
+#[derive(Debug)]
+struct InForce {
+    record: VolumeRecord,
+    _end: oneshot::Sender<()>,
+}
+
+/// The pieces of the array that a range lies in, under this record.
+type Located = (Arc<InForce>, Vec<(u64, u64)>);
 
 impl Volume {
     pub(crate) fn new(array: Array, record: VolumeRecord) -> Arc<Self> {
         let name = format!("{}/{}", array.name(), record.name).into();
-        Arc::new(Self { array, name, record: ArcSwap::from_pointee(record) })
+        let (end, ended) = oneshot::channel();
+        let in_force = ArcSwap::from_pointee(InForce { record, _end: end });
+        Arc::new(Self { array, name, in_force, ends: Mutex::new(vec![ended]) })
     }
 
     /// The identity that LUNs are made of: it survives rename, resize and restart.
     pub fn uuid(&self) -> Uuid {
-        self.record.load().uuid
+        self.in_force.load().record.uuid
     }
 
     /// True if writes are acknowledged from memory.
     pub fn write_cache(&self) -> bool {
-        self.record.load().write_cache
+        self.in_force.load().record.write_cache
     }
 
     /// Its record in the config document.
     pub fn record(&self) -> VolumeRecord {
-        VolumeRecord::clone(&self.record.load())
+        self.in_force.load().record.clone()
     }
 
+    /// Put another record in force. Operations that began under earlier ones may still be under way.
     pub(crate) fn set_record(&self, record: VolumeRecord) {
-        self.record.store(Arc::new(record));
+        let (end, ended) = oneshot::channel();
+        self.in_force.store(Arc::new(InForce { record, _end: end }));
+        let mut ends = lock(&self.ends);
+        ends.retain_mut(|end| end.try_recv() == Err(oneshot::error::TryRecvError::Empty));
+        ends.push(ended);
     }
 
-    /// Where on the array the range lies.
-    fn locate(&self, operation: IoOperation, offset: u64, length: u64) -> Result<Vec<(u64, u64)>, IoError> {
-        let record = self.record.load();
+    /// Wait for every operation that began under an earlier record.
+    pub(crate) async fn earlier_operations_ended(&self) {
+        let earlier = {
+            let mut ends = lock(&self.ends);
+            let in_force = ends.len().saturating_sub(1);
+            ends.drain(..in_force).collect::<Vec<_>>()
+        };
+        for end in earlier {
+            // Nothing is ever sent: that the sender went is the news.
+            let _ = end.await;
+        }
+    }
+
+    /// Where on the array the range lies, and what to hold until the operation there has ended.
+    fn locate(&self, operation: IoOperation, offset: u64, length: u64) -> Result<Located, IoError> {
+        let in_force = self.in_force.load_full();
+        let record = &in_force.record;
         let error = |kind| IoError::new(kind, operation, &self.name, offset, length);
         let block = u64::from(self.array.info().logical_block_bytes);
         if !offset.is_multiple_of(block) || !length.is_multiple_of(block) {
@@ -78,16 +113,16 @@ impl Volume {
         if pieces.is_empty() && length > 0 {
             return Err(error(IoErrorKind::OutOfRange));
         }
-        Ok(pieces)
+        Ok((in_force, pieces))
     }
 }
 
 impl BlockDevice for Volume {
     fn info(&self) -> DeviceInfo {
-        let record = self.record.load();
+        let in_force = self.in_force.load();
         DeviceInfo {
-            size_bytes: record.size_bytes,
-            volatile_write_cache: record.write_cache,
+            size_bytes: in_force.record.size_bytes,
+            volatile_write_cache: in_force.record.write_cache,
             ..self.array.info()
         }
     }
@@ -98,8 +133,8 @@ impl BlockDevice for Volume {
 
     fn read(&self, offset: u64, mut buffer: Buffer) -> IoFuture<'_, ReadResult> {
         Box::pin(async move {
-            let pieces = match self.locate(IoOperation::Read, offset, buffer.len() as u64) {
-                Ok(pieces) => pieces,
+            let (_in_force, pieces) = match self.locate(IoOperation::Read, offset, buffer.len() as u64) {
+                Ok(located) => located,
                 Err(error) => return (buffer, Err(error)),
             };
             if let [(at, _)] = pieces[..] {
@@ -123,7 +158,8 @@ impl BlockDevice for Volume {
         durability: Durability,
     ) -> IoFuture<'_, Result<(), IoError>> {
         Box::pin(async move {
-            for (at, length) in self.locate(IoOperation::Write, offset, data.len() as u64)? {
+            let (_in_force, pieces) = self.locate(IoOperation::Write, offset, data.len() as u64)?;
+            for (at, length) in pieces {
                 self.array.write(at, data.split_to(length as usize), durability).await?;
             }
             Ok(())
@@ -136,7 +172,8 @@ impl BlockDevice for Volume {
 
     fn zero(&self, offset: u64, length: u64, durability: Durability) -> IoFuture<'_, Result<(), IoError>> {
         Box::pin(async move {
-            for (at, length) in self.locate(IoOperation::Zero, offset, length)? {
+            let (_in_force, pieces) = self.locate(IoOperation::Zero, offset, length)?;
+            for (at, length) in pieces {
                 self.array.zero(at, length, durability).await?;
             }
             Ok(())
@@ -145,7 +182,8 @@ impl BlockDevice for Volume {
 
     fn discard(&self, offset: u64, length: u64) -> IoFuture<'_, Result<(), IoError>> {
         Box::pin(async move {
-            for (at, length) in self.locate(IoOperation::Discard, offset, length)? {
+            let (_in_force, pieces) = self.locate(IoOperation::Discard, offset, length)?;
+            for (at, length) in pieces {
                 self.array.discard(at, length).await?;
             }
             Ok(())
