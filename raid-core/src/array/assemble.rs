@@ -24,7 +24,7 @@ use crate::format::bitmap::{BitmapHeader, Bits};
 use crate::format::labsan::LabsanError;
 use crate::format::labsan::config::{self, ConfigDocument};
 use crate::format::layout::MemberLayout;
-use crate::format::superblock::{SUPER_OFFSET_BYTES, Superblock};
+use crate::format::superblock::{Features, SUPER_OFFSET_BYTES, Superblock};
 use crate::geometry::{Geometry, GeometryError, Level, MemberIndex};
 
 /// How to start an array.
@@ -88,14 +88,17 @@ pub async fn assemble(
     if plan.policy == Policy::Journal {
         return Err(AssembleError::Unsupported { array, reason: "it keeps a journal".to_owned() });
     }
+    refuse_bad_blocks(&plan, &candidates, &array)?;
     let members = build_members(&devices, &candidates, &plan, &array)?;
     let table = build_table(&geometry, &plan, &candidates, &members);
     let (config_generation, document) = newest_document(&plan, &members, uuid, &array).await?;
     let header_generation =
         candidates.iter().filter_map(|c| c.labsan.as_ref().ok()).map(|h| h.generation).max().unwrap_or(0);
     let (bitmap, dirty) = read_bitmap(&freshest, &geometry, &plan, &candidates, &members).await?;
-    let control =
-        Control { template: freshest.clone(), document, config_generation, header_generation, running: true };
+    // What it says of its own device is not said of the others.
+    let template =
+        Superblock { features: freshest.features.without(assembly::OF_THE_DEVICE), ..freshest.clone() };
+    let control = Control { template, document, config_generation, header_generation, running: true };
     let core = Arc::new(new_core(&array, plan.policy, geometry, bitmap, table, control));
     load_sync_state(&core, &plan, &dirty, options.force);
     write_laggards(&plan, &candidates, &members).await?;
@@ -144,6 +147,31 @@ async fn choose(
         }
     }
     Ok(plan)
+}
+
+/// Where md lists a block as bad it has not written what it acknowledged: nobody may read the old data there.
+fn refuse_bad_blocks(
+    plan: &AssemblyPlan,
+    candidates: &[Candidate],
+    array: &str,
+) -> Result<(), AssembleError> {
+    let used = plan.slots.iter().filter_map(|slot| match *slot {
+        SlotState::InSync(candidate) | SlotState::Rebuilding { candidate, .. } => Some(candidate),
+        SlotState::Stale(_) | SlotState::Missing => None,
+    });
+    for candidate in used.map(|index| &candidates[index]) {
+        let Ok(superblock) = &candidate.superblock else { continue };
+        if superblock.features.contains(Features::BAD_BLOCKS) {
+            return Err(AssembleError::Unsupported {
+                array: array.to_owned(),
+                reason: format!(
+                    "md lists blocks of {} as bad: let md mend them (a repair, or a new disk), or leave the disk out",
+                    candidate.id
+                ),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// The bits of one member's bitmap; `None` if it has none.

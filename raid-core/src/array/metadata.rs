@@ -21,7 +21,6 @@ use super::table::{MemberTable, Slot};
 use crate::format::SECTOR_BYTES;
 use crate::format::labsan::config::{self, ConfigDocument};
 use crate::format::labsan::{Header, LabsanError, Side};
-use crate::format::layout::{BAD_BLOCK_LOG, BITMAP_OFFSET_FROM_SUPER};
 use crate::format::superblock::{
     Features, MAX_DEVICES, MAX_SECTOR, MdTime, Role, SUPER_OFFSET_BYTES, Superblock,
 };
@@ -170,8 +169,10 @@ impl Core {
         };
         superblock.dev_number = u32::from(member.number);
         superblock.device_uuid = member.device_uuid;
-        superblock.bad_block_log = BAD_BLOCK_LOG;
-        superblock.bitmap_offset = keeps_bitmap(self.policy).then_some(BITMAP_OFFSET_FROM_SUPER);
+        // Where they are on this member: mdadm has its own ideas.
+        superblock.bad_block_log = member.layout.bad_block_log_fields();
+        let bitmap = member.layout.bitmap;
+        superblock.bitmap_offset = (keeps_bitmap(self.policy) && bitmap.len > 0).then(|| bitmap.from_super());
         superblock.corrected_reads =
             u32::try_from(member.counters.corrected.load(Ordering::Relaxed)).unwrap_or(u32::MAX);
         superblock.recovery_offset = self.recovery_offset(table, member);

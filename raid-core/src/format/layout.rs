@@ -119,6 +119,13 @@ impl Region {
     pub fn bytes(self) -> Range<u64> {
         self.offset..self.offset.saturating_add(self.len)
     }
+
+    /// Sectors from the superblock, as md says where its own structures are. They lie in the head of the device.
+    #[must_use]
+    pub fn from_super(self) -> i32 {
+        let sectors = (self.offset as i64 - SUPER_OFFSET_BYTES as i64) / SECTOR_BYTES as i64;
+        i32::try_from(sectors).unwrap_or(i32::MAX)
+    }
 }
 
 /// Why a member cannot be laid out, or a recorded layout is not believed.
@@ -317,6 +324,19 @@ impl MemberLayout {
             checksums: take(checksums),
             data_offset,
             data_size,
+        }
+    }
+
+    /// What the superblock says of the bad-block log.
+    #[must_use]
+    pub fn bad_block_log_fields(&self) -> BadBlockLog {
+        match self.bad_block_log.len {
+            0 => BadBlockLog { shift: 0, size_sectors: 0, offset_sectors: 0 },
+            len => BadBlockLog {
+                shift: 0,
+                size_sectors: (len / SECTOR_BYTES) as u16,
+                offset_sectors: self.bad_block_log.from_super(),
+            },
         }
     }
 

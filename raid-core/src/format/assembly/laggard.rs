@@ -8,7 +8,7 @@ use super::{AssemblyPlan, Candidate, SlotState};
 use crate::format::superblock::{Features, Superblock};
 
 /// Feature bits that say something of one device.
-const OF_THE_DEVICE: Features =
+pub(crate) const OF_THE_DEVICE: Features =
     Features(Features::BAD_BLOCKS.0 | Features::RECOVERY_BITMAP.0 | Features::REPLACEMENT.0);
 
 impl AssemblyPlan {

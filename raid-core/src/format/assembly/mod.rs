@@ -33,6 +33,7 @@ mod refusal;
 mod slots;
 mod versions;
 
+pub(crate) use laggard::OF_THE_DEVICE;
 pub use level::{copies, survives};
 pub use recovery::{Needs, Resync};
 pub use refusal::AssemblyRefusal;
