@@ -84,6 +84,8 @@ struct State {
     in_use: HashMap<u64, u32>,
     touched: BitSet,
     unsynced: BitSet,
+    /// The region that resync is at, unless a write went half-way there since.
+    resyncing: Option<u64>,
 }
 
 /// The bitmap's memory. What writes it to the members is `bitmap_io`.
@@ -99,7 +101,13 @@ pub(crate) struct DirtyMap {
 impl DirtyMap {
     pub(crate) fn new(bits: u64, recorded: bool) -> Self {
         let empty = || BitSet::new(bits);
-        let state = State { durable: empty(), in_use: HashMap::new(), touched: empty(), unsynced: empty() };
+        let state = State {
+            durable: empty(),
+            in_use: HashMap::new(),
+            touched: empty(),
+            unsynced: empty(),
+            resyncing: None,
+        };
         Self { state: Mutex::new(state), unsynced_count: AtomicU64::new(0), recorded }
     }
 
@@ -249,6 +257,9 @@ impl DirtyMap {
     /// Mark regions out of sync: a write in them went half-way.
     pub(crate) fn mark_unsynced(&self, bits: Range<u64>) {
         let mut state = self.state();
+        if state.resyncing.is_some_and(|bit| bits.contains(&bit)) {
+            state.resyncing = None;
+        }
         for bit in bits {
             state.unsynced.insert(bit);
         }
@@ -261,10 +272,17 @@ impl DirtyMap {
         (from..state.unsynced.len()).find(|&bit| state.unsynced.contains(bit))
     }
 
-    /// Resync has been over the region.
+    /// Resync begins to go over the region.
+    pub(crate) fn begin_resync(&self, bit: u64) {
+        self.state().resyncing = Some(bit);
+    }
+
+    /// Resync has been over the region. Without effect where a write went half-way behind its back.
     pub(crate) fn mark_synced(&self, bit: u64) {
         let mut state = self.state();
-        state.unsynced.remove(bit);
+        if state.resyncing.take() == Some(bit) {
+            state.unsynced.remove(bit);
+        }
         self.unsynced_count.store(state.unsynced.count(), Ordering::Release);
     }
 
@@ -307,7 +325,14 @@ mod tests {
         assert!(map.is_unsynced(0..8) && !map.is_unsynced(0..5));
         assert_eq!((map.idle(), map.idle()), (vec![], vec![]), "never cleared before resync");
         assert_eq!(map.next_unsynced(0), Some(5));
+        map.begin_resync(5);
+        map.mark_unsynced(4..6);
         map.mark_synced(5);
+        assert!(map.is_unsynced(5..6), "a write went half-way meanwhile");
+        for bit in [4, 5] {
+            map.begin_resync(bit);
+            map.mark_synced(bit);
+        }
         assert_eq!(map.next_unsynced(0), None);
         assert_eq!(map.idle(), [5]);
     }

@@ -52,7 +52,12 @@ impl Core {
             return false;
         }
         if self.dirty.unsynced_count() > 0 && self.can_resync() {
-            return self.run_activity(ActivityKind::Resync).await == Ended::Interrupted;
+            match self.run_activity(ActivityKind::Resync).await {
+                Ended::Interrupted => return true,
+                Ended::Completed => return false,
+                // What cannot be read there holds up nothing else.
+                Ended::Blocked => {}
+            }
         }
         let table = self.table();
         if table.rebuilding().is_none() && table.first_missing().is_some() && !table.spares.is_empty() {

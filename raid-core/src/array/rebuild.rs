@@ -16,6 +16,7 @@ use super::core::Core;
 use super::keeper::Ended;
 use super::member::Member;
 use super::status::{Activity, ActivityKind, ArrayEvent};
+use super::stripe_io::RowData;
 use super::table::{MemberTable, RebuildPosition, Slot};
 use crate::geometry::{Level, MemberIndex};
 use crate::limits;
@@ -191,14 +192,19 @@ impl Core {
         }
     }
 
-    /// Make the regions that are out of sync agree again, in order.
+    /// Make the regions that are out of sync agree again, in order. A region with something in it that cannot be
+    /// read is left as it is, for the next time.
     pub(crate) async fn resync(&self) -> Ended {
         let total = self.dirty.unsynced_count();
         let region = u64::from(self.bitmap.chunk_bytes);
         let pace = Pace::starting_at(0);
         let mut seen = self.gate.started();
         let mut done = 0;
-        while let Some(bit) = self.dirty.next_unsynced(0) {
+        let mut from = 0;
+        let mut blocked = false;
+        'regions: while let Some(bit) = self.dirty.next_unsynced(from) {
+            from = bit + 1;
+            self.dirty.begin_resync(bit);
             let units = self.units_of_bit(bit);
             for first in units.clone().step_by(self.window_units() as usize) {
                 if self.is_stopping() || !self.can_resync() {
@@ -207,8 +213,9 @@ impl Core {
                 let began = Instant::now();
                 let window = first..(first + self.window_units()).min(units.end);
                 if let Err(error) = self.resync_window(window).await {
-                    self.note(format!("resync stopped: {error}"));
-                    return Ended::Blocked;
+                    self.note(format!("resync left out a region: {error}"));
+                    blocked = true;
+                    continue 'regions;
                 }
                 self.yield_to_clients(&mut seen, began.elapsed()).await;
             }
@@ -229,7 +236,12 @@ impl Core {
                 bytes_per_second: pace.bytes_per_second(done * region),
             }));
         }
-        Ended::Completed
+        match self.dirty.unsynced_count() {
+            0 => Ended::Completed,
+            _ if blocked => Ended::Blocked,
+            // A write went half-way behind us.
+            _ => Ended::Interrupted,
+        }
     }
 
     /// Units that lie in a region of the bitmap, wholly or in part.
@@ -258,20 +270,22 @@ impl Core {
         let data_rows = usize::from(self.geometry.data_rows());
         let parities = rows.len() - data_rows;
         let mut scratch = self.take_scratch(width * (rows.len() + parities)).await;
-        let reading = rows
-            .iter()
-            .map(|&row| super::stripe_io::RowData { row, buffer: scratch.split_to(width) })
-            .collect();
-        let read = match self.read_rows(&table, stripe, &columns, reading).await {
-            Ok(read) => read,
-            Err(failure) => {
-                if let Some(member) = &failure.member {
-                    self.read_failed(member, &failure.error).await;
-                }
-                return Err(failure.error);
+        let mut reading: Vec<RowData> =
+            rows.iter().map(|&row| RowData { row, buffer: scratch.split_to(width) }).collect();
+        let parity = reading.split_off(data_rows);
+        // Parity that cannot be read is like parity that is wrong.
+        let parity = parity.into_iter().map(|row| self.read_rows(&table, stripe, &columns, vec![row]));
+        let (data, parity) =
+            futures_util::join!(self.read_rows(&table, stripe, &columns, reading), join_all(parity));
+        for failure in
+            data.as_ref().err().into_iter().chain(parity.iter().filter_map(|row| row.as_ref().err()))
+        {
+            if let Some(member) = &failure.member {
+                self.read_failed(member, &failure.error).await;
             }
-        };
-        let data: Vec<&[u8]> = read[..data_rows].iter().map(|row| &row.buffer[..]).collect();
+        }
+        let read = data.map_err(|failure| failure.error)?;
+        let data: Vec<&[u8]> = read.iter().map(|row| &row.buffer[..]).collect();
         let mut fresh: Vec<Buffer> = (0..parities).map(|_| scratch.split_to(width)).collect();
         match &mut fresh[..] {
             [p] => self.kernel.generate_p(&data, p),
@@ -279,11 +293,11 @@ impl Core {
             _ => return Err(self.unknown(IoOperation::Write, stripe)),
         }
         let mut writes = Vec::new();
-        for (old, new) in read[data_rows..].iter().zip(fresh) {
-            if old.buffer[..] == new[..] {
+        for ((row, old), new) in rows[data_rows..].iter().zip(&parity).zip(fresh) {
+            if old.as_ref().is_ok_and(|old| old.iter().all(|old| old.buffer[..] == new[..])) {
                 continue;
             }
-            let Some(member) = self.row_member(&table, stripe, old.row) else { continue };
+            let Some(member) = self.row_member(&table, stripe, *row) else { continue };
             let (member, at) = (Arc::clone(member), self.column_offset(stripe, &columns));
             writes.push(async move {
                 let result = member.write(at, new.freeze(), Durability::Cached).await;

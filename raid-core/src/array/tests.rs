@@ -907,3 +907,65 @@ fn the_places_that_mdadm_chose_stay_in_the_superblock() {
         }
     });
 }
+
+#[test]
+fn a_resync_goes_around_what_cannot_be_read() {
+    use crate::geometry::Row;
+    run(async {
+        let mut world = World::new(Level::Raid5, 3, 0).await;
+        world.array.core.dirty.mark_all_unsynced();
+        let units = world.array.core.geometry.units();
+        let bits = world.array.core.dirty.unsynced_count();
+        assert!(bits > 2);
+        // Parity can be computed anew; a data block can not, and its region stays as it is.
+        let (parity, range) = place_of(&world, units - 1, Row::P);
+        world.disks[parity].bad.lock().unwrap().push(range);
+        let (data, range) = place_of(&world, 0, Row::Data(0));
+        world.disks[data].bad.lock().unwrap().push(range.clone());
+        world.array.core.keeper.notify_one();
+        for _ in 0..1000 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            if world.array.core.dirty.unsynced_count() <= 1 {
+                break;
+            }
+        }
+        assert_eq!(world.array.core.dirty.unsynced_count(), 1, "one bad block holds up all the rest");
+        // Once it is rewritten the region can be resynced as well.
+        let chunk = world.array.core.geometry.chunk_bytes() as usize;
+        world.array.write(0, vec![3; chunk].into(), Durability::Durable).await.unwrap();
+        world.wait_for(ArrayState::Optimal).await;
+        world.check_redundancy().await;
+        world.array.stop().await.unwrap();
+        world.array = world.assemble(&[], false).await.unwrap();
+    });
+}
+
+#[test]
+fn a_write_that_ran_out_of_space_behind_the_resync_is_not_forgotten() {
+    use crate::geometry::Row;
+    run(async {
+        let world = World::new(Level::Raid5, 3, 0).await;
+        let core = &world.array.core;
+        let chunk = u64::from(core.geometry.chunk_bytes());
+        core.dirty.mark_unsynced(0..1);
+        // The last window of the first region takes long; the write comes when the first stripe is done.
+        let last = core.bits_of(0..1).end * u64::from(core.bitmap.chunk_bytes) / chunk - 1;
+        let (data, range) = place_of(&world, last, Row::Data(0));
+        world.disks[data].inner.tamper(|bytes| bytes[range.start as usize..range.end as usize].fill(7));
+        for disk in &world.disks {
+            disk.slow.store(7, Ordering::Relaxed);
+        }
+        core.keeper.notify_one();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert_eq!(core.dirty.unsynced_count(), 1, "the resync is at its last window");
+        let (parity, range) = place_of(&world, 0, Row::P);
+        world.disks[parity].unwritable.lock().unwrap().push((range, IoErrorKind::NoSpace));
+        let refused = world.array.write(0, block(5).into(), Durability::Durable).await.unwrap_err();
+        assert_eq!(refused.kind, IoErrorKind::NoSpace);
+        tokio::time::sleep(Duration::from_millis(800)).await;
+        assert_eq!(core.dirty.unsynced_count(), 1, "the stripe is half-written and nobody knows");
+        world.disks[parity].unwritable.lock().unwrap().clear();
+        world.wait_for(ArrayState::Optimal).await;
+        world.check_redundancy().await;
+    });
+}
