@@ -89,7 +89,8 @@ impl Core {
 
     /// A write to a member failed. `Ok` if the array goes on without it, and its loss is durable.
     pub(crate) async fn write_failed(&self, member: &Member, error: &IoError) -> Result<(), IoError> {
-        if error.kind == IoErrorKind::NoSpace {
+        // Not so of a flush: what the member had taken before may be lost, and its next flush would not say so.
+        if error.kind == IoErrorKind::NoSpace && error.operation != IoOperation::Flush {
             return Err(error.clone());
         }
         Counters::count(&member.counters.write_errors);
