@@ -5,12 +5,12 @@
 
 use std::sync::Arc;
 
-use block_io::{Durability, IoError};
+use block_io::{Buffer, Durability, IoError};
 use futures_util::future::join_all;
 use uuid::Uuid;
 
 use super::core::Core;
-use super::create::{bitmap_shape, new_core, wipe_superblock};
+use super::create::{NEVER_USED_KEY, bitmap_shape, new_core, wipe_superblock};
 use super::dirty::BitSet;
 use super::examine::{candidate, read_at};
 use super::member::{Counters, Member};
@@ -91,7 +91,11 @@ pub async fn assemble(
     refuse_bad_blocks(&plan, &candidates, &array)?;
     let members = build_members(&devices, &candidates, &plan, &array)?;
     let table = build_table(&geometry, &plan, &candidates, &members);
-    let (config_generation, document) = newest_document(&plan, &members, uuid, &array).await?;
+    let (config_generation, mut document) = newest_document(&plan, &members, uuid, &array).await?;
+    if plan.md_ran {
+        // Whoever used md may have written anywhere.
+        document.other.remove(NEVER_USED_KEY);
+    }
     let header_generation =
         candidates.iter().filter_map(|c| c.labsan.as_ref().ok()).map(|h| h.generation).max().unwrap_or(0);
     let (bitmap, dirty) = read_bitmap(&freshest, &geometry, &plan, &candidates, &members).await?;
@@ -142,7 +146,8 @@ async fn choose(
         else {
             continue;
         };
-        if read_bits(&devices[index], superblock, header).await?.is_none_or(|bits| bits.count() != 0) {
+        let bits = read_bits(&devices[index], superblock, header).await.unwrap_or(None);
+        if bits.is_none_or(|bits| bits.count() != 0) {
             return Err(refusal.into());
         }
     }
@@ -307,11 +312,19 @@ async fn newest_document(
     let document = |error| AssembleError::Document { array: array.to_owned(), error };
     let mut newest: Option<config::ConfigSlot> = None;
     let mut torn: Option<LabsanError> = None;
+    let (mut whole, mut unreadable) = (false, None);
     for index in plan.in_sync() {
         let Some(member) = &members[index] else { continue };
-        let [a, b] = member.layout.config;
-        let a = read_at(&*member.device, a.offset, a.len as usize).await?;
-        let b = read_at(&*member.device, b.offset, b.len as usize).await?;
+        let mut slots = [Buffer::zeroed(0), Buffer::zeroed(0)];
+        let mut all = true;
+        for (slot, region) in slots.iter_mut().zip(member.layout.config) {
+            match read_at(&*member.device, region.offset, region.len as usize).await {
+                Ok(bytes) => *slot = bytes,
+                Err(error) => (all, unreadable) = (false, Some(error)),
+            }
+        }
+        whole |= all;
+        let [a, b] = slots;
         match config::choose(&a, &b, uuid) {
             Ok((_, slot)) if newest.as_ref().is_none_or(|best| slot.generation > best.generation) => {
                 newest = Some(slot);
@@ -320,6 +333,10 @@ async fn newest_document(
             Err(error @ LabsanError::NewerVersion { .. }) => return Err(document(error)),
             Err(error) => torn = Some(error),
         }
+    }
+    // What cannot be read on any member may be the newest.
+    if let (false, Some(error)) = (whole, unreadable) {
+        return Err(error.into());
     }
     match (newest, torn) {
         (Some(slot), _) => Ok((slot.generation, ConfigDocument::parse(&slot.payload).map_err(document)?)),
@@ -344,6 +361,7 @@ async fn read_bitmap(
             .map_err(|_| GeometryError::MembersTooLarge { member_bytes: geometry.member_bytes() })?,
     };
     let mut dirty = BitSet::new(header.bits());
+    let (mut read_one, mut unreadable) = (false, false);
     for index in plan.in_sync() {
         let (Some(member), Ok(superblock), Some(own)) =
             (&members[index], &candidates[index].superblock, &candidates[index].bitmap)
@@ -351,11 +369,20 @@ async fn read_bitmap(
             continue;
         };
         let device = MemberDevice { path: member.path.clone(), device: Arc::clone(&member.device) };
-        if let Some(bits) = read_bits(&device, superblock, own).await? {
-            for bit in bits.iter().filter(|&bit| bit < header.bits()) {
-                dirty.insert(bit);
+        match read_bits(&device, superblock, own).await {
+            Ok(Some(bits)) => {
+                read_one = true;
+                for bit in bits.iter().filter(|&bit| bit < header.bits()) {
+                    dirty.insert(bit);
+                }
             }
+            Ok(None) => {}
+            Err(_) => unreadable = true,
         }
+    }
+    // A bit is durable on every member in sync before it counts: any one that can be read says it all.
+    if unreadable && !read_one {
+        dirty = BitSet::full(header.bits());
     }
     Ok((header, dirty))
 }
@@ -387,7 +414,7 @@ async fn write_laggards(
         else {
             continue;
         };
-        let data = block_io::Buffer::copy_of(&superblock.encode()).freeze();
+        let data = Buffer::copy_of(&superblock.encode()).freeze();
         member.device.write(SUPER_OFFSET_BYTES, data, Durability::Durable).await?;
     }
     Ok(())

@@ -1,6 +1,6 @@
 //! What is on a device? Reads what the pure parsers of `format` need; changes nothing.
 
-use block_io::{BlockDevice, Buffer, IoError};
+use block_io::{BlockDevice, Buffer, IoError, IoErrorKind};
 
 use super::MemberDevice;
 use crate::format::PAGE_BYTES;
@@ -34,13 +34,15 @@ pub enum Examination {
 
 /// Look at a device.
 pub async fn examine(device: &dyn BlockDevice) -> Result<Examination, IoError> {
-    let head = read_head(device).await?;
+    let (head, unreadable) = read_head(device).await;
     let size_bytes = device.info().size_bytes;
     if let Ok(superblock) = parse_superblock(&head) {
         let header = Header::find(&head, &superblock, size_bytes).map(|(_, header)| header);
         let bitmap = read_bitmap_header(&head, &superblock);
         return Ok(Examination::Member(Box::new(ExaminedMember { superblock, header, bitmap })));
     }
+    // Whose it is lies perhaps where it cannot be read: that is not blank.
+    unreadable.map_or(Ok(()), Err)?;
     let tail_bytes = (size_bytes as usize).min(TAIL_BYTES) / PAGE_BYTES * PAGE_BYTES;
     let tail = read_at(device, size_bytes - tail_bytes as u64, tail_bytes).await?;
     let signatures = foreign::detect(&Probe { head: &head, tail: &tail, size_bytes });
@@ -50,9 +52,12 @@ pub async fn examine(device: &dyn BlockDevice) -> Result<Examination, IoError> {
 /// What the chooser needs to know of a device.
 pub(super) async fn candidate(member: &MemberDevice) -> Result<Candidate, IoError> {
     let device = &*member.device;
-    let head = read_head(device).await?;
+    let (head, unreadable) = read_head(device).await;
     let size_bytes = device.info().size_bytes;
     let superblock = parse_superblock(&head);
+    if let (Err(_), Some(error)) = (&superblock, unreadable) {
+        return Err(error);
+    }
     let labsan = match &superblock {
         Ok(superblock) => Header::find(&head, superblock, size_bytes).map(|(_, header)| header),
         Err(_) => Err(LabsanError::NoMagic),
@@ -71,9 +76,24 @@ fn read_bitmap_header(head: &[u8], superblock: &Superblock) -> Option<BitmapHead
     BitmapHeader::parse(head.get(at..)?, superblock.array_uuid).ok()
 }
 
-async fn read_head(device: &dyn BlockDevice) -> Result<Buffer, IoError> {
+/// The head of a device. Where a part of it cannot be read that part is zeros, and why is told: the structures
+/// there have copies, on this member or on others.
+async fn read_head(device: &dyn BlockDevice) -> (Buffer, Option<IoError>) {
     let length = (device.info().size_bytes as usize).min(HEAD_BYTES) / PAGE_BYTES * PAGE_BYTES;
-    read_at(device, 0, length).await
+    match read_at(device, 0, length).await {
+        Ok(head) => return (head, None),
+        Err(error) if error.kind != IoErrorKind::Medium => return (Buffer::zeroed(0), Some(error)),
+        Err(_) => {}
+    }
+    let mut head = Buffer::zeroed(length);
+    let mut unreadable = None;
+    for (number, page) in head.chunks_mut(PAGE_BYTES).enumerate() {
+        match read_at(device, (number * PAGE_BYTES) as u64, page.len()).await {
+            Ok(read) => page.copy_from_slice(&read),
+            Err(error) => unreadable = Some(error),
+        }
+    }
+    (head, unreadable)
 }
 
 /// Read a range into a buffer of its own.

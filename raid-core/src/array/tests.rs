@@ -969,3 +969,57 @@ fn a_write_that_ran_out_of_space_behind_the_resync_is_not_forgotten() {
         world.check_redundancy().await;
     });
 }
+
+#[test]
+fn unreadable_metadata_of_one_member_does_not_keep_the_array_from_starting() {
+    for (level, members) in SHAPES {
+        run(async {
+            let mut world = World::new(level, members, 0).await;
+            let spec = VolumeSpec { name: "v".to_owned(), size_bytes: 1 << 20, write_cache: false };
+            let volume = world.array.create_volume(spec).await.unwrap();
+            volume.write(0, block(3).into(), Durability::Durable).await.unwrap();
+            let layout = world.array.core.table().active().next().unwrap().1.layout.clone();
+            let dirty = world.array.core.dirty.dirty_count();
+            // The daemon dies, and sectors of the first member's bitmap and config go bad.
+            world.array.core.stopping.store(true, Ordering::Release);
+            let bad =
+                layout.config.into_iter().chain([layout.bitmap]).map(crate::format::layout::Region::bytes);
+            world.disks[0].bad.lock().unwrap().extend(bad);
+            world.array = world.assemble(&[], false).await.unwrap();
+            assert_eq!(world.array.core.dirty.unsynced_count(), dirty, "{level}");
+            assert_eq!(world.array.volumes().len(), 1, "{level}");
+        });
+    }
+}
+
+#[test]
+fn space_that_md_wrote_to_meanwhile_is_zeroed_before_it_is_given_away() {
+    run(async {
+        let mut world = World::new(Level::Raid1, 2, 0).await;
+        world.array.stop().await.unwrap();
+        for disk in &world.disks {
+            change_superblock(disk, |superblock| superblock.events += 5);
+            let data = world.array.core.table().active().next().unwrap().1.layout.data_offset as usize;
+            disk.inner.tamper(|bytes| bytes[data..data + (2 << 20)].fill(0x3d));
+        }
+        world.array = world.assemble(&[], false).await.unwrap();
+        let spec = VolumeSpec { name: "v".to_owned(), size_bytes: 1 << 20, write_cache: false };
+        let volume = world.array.create_volume(spec).await.unwrap();
+        let (bytes, result) = volume.read(0, Buffer::zeroed(1 << 20)).await;
+        result.unwrap();
+        assert!(bytes.iter().all(|&byte| byte == 0), "a new volume shows what md wrote");
+    });
+}
+
+#[test]
+fn a_flush_that_ran_out_of_space_fails_its_member() {
+    run(async {
+        let world = World::new(Level::Raid1, 2, 0).await;
+        let core = &world.array.core;
+        let member = Arc::clone(core.table().active().next().unwrap().1);
+        // What it had in its cache may be lost for good: the next flush would say that all is well.
+        let error = world.disks[0].error(IoErrorKind::NoSpace, IoOperation::Flush, 0, 0);
+        core.settle_writes(vec![(member, Err(error))]).await.unwrap();
+        assert_eq!(world.array.status().await.state, ArrayState::Degraded);
+    });
+}
