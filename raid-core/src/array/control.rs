@@ -165,10 +165,11 @@ impl Array {
         table.spares.retain(|spare| spare.number != member.number);
         table.failed.retain(|failed| failed.member.number != member.number);
         self.core.commit_roles(&mut control, table).await?;
-        drop(control);
+        // Still under `control`: it may be added again at once, and what it is given then must stay.
         if let Err(error) = wipe_superblock(&member).await {
             self.core.note(format!("{}: its superblock could not be wiped: {error}", member.label()));
         }
+        drop(control);
         self.core.emit(ArrayEvent::DeviceRemoved { path: path.to_owned() });
         Ok(())
     }
