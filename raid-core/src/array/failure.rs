@@ -143,7 +143,10 @@ impl Core {
     pub(crate) async fn read_failed(&self, member: &Member, error: &IoError) {
         let errors = Counters::count(&member.counters.read_errors);
         tracing::warn!(array = %self.name, member = %member.label(), %error, errors, "read error");
-        let hopeless = error.kind == IoErrorKind::Gone || errors > limits::MAX_READ_ERRORS;
+        // While parity is not to be believed nobody else knows what it holds.
+        let irreplaceable = self.geometry.level().has_parity() && self.dirty.unsynced_count() > 0;
+        let worn = errors > limits::MAX_READ_ERRORS && !irreplaceable;
+        let hopeless = error.kind == IoErrorKind::Gone || worn;
         let table = self.table();
         let dispensable = table.slot_of(member.number).is_some_and(|slot| self.can_do_without(&table, slot));
         let reason = error.to_string();
