@@ -60,12 +60,14 @@ impl Core {
             }
         }
         let table = self.table();
-        if table.rebuilding().is_none() && table.first_missing().is_some() && !table.spares.is_empty() {
-            return self.take_spare().await;
+        let wanting = table.rebuilding().is_none() && table.first_missing().is_some();
+        if wanting && !table.spares.is_empty() && self.take_spare().await {
+            return true;
         }
-        if table.rebuilding().is_some() {
-            return self.run_activity(ActivityKind::Rebuild).await != Ended::Blocked;
+        if table.rebuilding().is_some() && self.run_activity(ActivityKind::Rebuild).await != Ended::Blocked {
+            return true;
         }
+        // Also while a rebuild cannot go on: what a crash may leave half-written is a matter of the bitmap alone.
         self.sweep_bitmap().await;
         false
     }

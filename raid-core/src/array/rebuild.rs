@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use block_io::{Buffer, Durability, IoError, IoErrorKind, IoOperation};
+use block_io::{Buffer, Durability, IoError, IoOperation};
 use futures_util::future::join_all;
 use tokio::time::Instant;
 
@@ -101,7 +101,8 @@ impl Core {
         }
         self.checkpoint(rebuild).await?;
         self.note(format!("the rebuild of slot {} stopped: {error}", rebuild.slot));
-        Ok(if error.kind == IoErrorKind::Medium { Ended::Blocked } else { Ended::Interrupted })
+        // Tried again in a while; at once if a member's failure wakes the keeper.
+        Ok(Ended::Blocked)
     }
 
     fn is_rebuilding(&self, rebuild: &Rebuild) -> bool {

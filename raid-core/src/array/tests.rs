@@ -1023,3 +1023,40 @@ fn a_flush_that_ran_out_of_space_fails_its_member() {
         assert_eq!(world.array.status().await.state, ArrayState::Degraded);
     });
 }
+
+#[test]
+fn a_rebuild_that_cannot_go_on_leaves_the_bitmap_swept() {
+    use crate::geometry::Row;
+    run(async {
+        let mut world = World::new(Level::Raid5, 3, 1).await;
+        let stripe = u64::from(world.array.core.geometry.unit_data_bytes());
+        for unit in 0..4 {
+            world.array.write(unit * stripe, block(unit + 1).into(), Durability::Durable).await.unwrap();
+        }
+        // Two rows of a stripe that nobody writes are gone.
+        let (lost, _) = place_of(&world, 9, Row::Data(0));
+        let (unreadable, range) = place_of(&world, 9, Row::Data(1));
+        world.disks[unreadable].bad.lock().unwrap().push(range);
+        world.array.fail(&path(lost), false).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(6 * crate::limits::SWEEP_INTERVAL_MS)).await;
+        assert_eq!(world.array.status().await.state, ArrayState::Rebuilding);
+        assert_eq!(world.array.core.dirty.dirty_count(), 0);
+        // So a crash in this state needs no --force.
+        world.array.core.stopping.store(true, Ordering::Release);
+        world.array = world.assemble(&[lost], false).await.unwrap();
+    });
+}
+
+#[test]
+fn a_member_is_not_failed_for_read_errors_while_only_it_knows_its_data() {
+    run(async {
+        let world = World::new(Level::Raid5, 3, 0).await;
+        let core = &world.array.core;
+        let member = Arc::clone(core.table().active().next().unwrap().1);
+        member.counters.read_errors.store(crate::limits::MAX_READ_ERRORS, Ordering::Relaxed);
+        core.dirty.mark_unsynced(0..1);
+        let error = world.disks[0].error(IoErrorKind::Medium, IoOperation::Read, 0, 512);
+        core.read_failed(&member, &error).await;
+        assert_eq!(world.array.status().await.state, ArrayState::Resyncing);
+    });
+}
