@@ -243,6 +243,8 @@ impl Array {
         self.core.gate.close().await;
         // Nor may the keeper write anything once the superblocks say that the array is at rest.
         let _keeper_ended = self.core.keeper_turn.lock().await;
+        // Nor may a volume that is just being made be put into a list that was emptied already.
+        let _no_new_volume = self.core.volume_turn.lock().await;
         // The volumes and the array hold each other: without this its members would stay open for good.
         lock(&self.volumes).clear();
         let unclean = |error| StopError::Unclean { array: self.name().to_owned(), error };
