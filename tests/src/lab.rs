@@ -115,8 +115,18 @@ impl Lab {
 
     /// Creates volume `lab/NAME` and exports it as a LUN of [`IQN`]; gives its URL.
     pub fn export_volume(&self, name: &str, size: &str, lun: u16) -> Result<String> {
+        self.export(name, size, lun, "off")
+    }
+
+    /// The same with a write cache.
+    pub fn export_cached_volume(&self, name: &str, size: &str, lun: u16) -> Result<String> {
+        self.export(name, size, lun, "on")
+    }
+
+    fn export(&self, name: &str, size: &str, lun: u16, write_cache: &str) -> Result<String> {
         let volume = format!("lab/{name}");
-        self.daemon.raidctl(&["volume", "create", &volume, "--size", size])?.ok()?;
+        let words = ["volume", "create", &volume, "--size", size, "--write-cache", write_cache];
+        self.daemon.raidctl(&words)?.ok()?;
         if lun == 0 {
             self.daemon.raidctl(&["target", "create", IQN])?.ok()?;
             self.daemon.raidctl(&["target", "allow", IQN, "*"])?.ok()?;
@@ -192,7 +202,7 @@ impl Daemon {
     /// # Errors
     /// When it ends, or is not ready in time; the error carries its log.
     pub fn start(&mut self) -> Result<()> {
-        self.process = Some(Background::start(&mut self.command()?, &self.log)?);
+        self.launch()?;
         let ready = wait_for("labsand to serve", START_LIMIT, || {
             if !self.running() {
                 bail!("labsand ended");
@@ -201,6 +211,12 @@ impl Daemon {
             Ok((answers && TcpStream::connect(&self.portal).is_ok()).then_some(()))
         });
         ready.with_context(|| tail(&self.log(), LOG_LINES_SHOWN))
+    }
+
+    /// Starts it and waits for nothing.
+    pub fn launch(&mut self) -> Result<()> {
+        self.process = Some(Background::start(&mut self.command()?, &self.log)?);
+        Ok(())
     }
 
     fn command(&self) -> Result<Command> {

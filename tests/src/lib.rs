@@ -6,8 +6,11 @@
 pub mod conformance;
 pub mod image;
 pub mod lab;
+pub mod ledger;
+pub mod load;
 pub mod loop_device;
 pub mod md;
+pub mod nbd;
 pub mod process;
 pub mod qemu;
 pub mod report;
