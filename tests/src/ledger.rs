@@ -1,7 +1,7 @@
 //! What must a LUN hold? A record of every write that a client sent, and of what it was told about it.
 //!
 //! Each write has a number (its generation, in the order of sending), and fills each of its sectors with bytes that
-//! only this generation of this sector of this LUN has. Writes and reads that touch each other are never in flight
+//! only this generation of this sector of this LUN has; or makes them zeros. Writes and reads that touch each other are never in flight
 //! together (`begin` refuses), so for each sector the order of writes is the order of generations, and what a crash
 //! may leave there is exact:
 //!
@@ -26,6 +26,7 @@ const LOSSES_SHOWN: usize = 8;
 struct Write {
     sectors: Range<u64>,
     fua: bool,
+    zeros: bool,
 }
 
 /// The record of one LUN.
@@ -58,6 +59,8 @@ pub struct Loss {
 #[derive(Debug, PartialEq, Eq)]
 enum Found {
     Generation(u64),
+    /// Never written, or by a write of zeros.
+    Zeros,
     Garbage([u8; 16]),
 }
 
@@ -127,8 +130,17 @@ impl Ledger {
         }
         let generation = self.writes.len() as u64 + 1;
         let data = sectors.clone().flat_map(|sector| sector_bytes(self.lun, generation, sector)).collect();
-        self.writes.push(Write { sectors, fua });
+        self.writes.push(Write { sectors, fua, zeros: false });
         Some((generation, data))
+    }
+
+    /// Zeros are about to be asked for. `None` if something in flight touches them.
+    pub fn begin_zeros(&mut self, sectors: Range<u64>) -> Option<u64> {
+        if !self.claim(&sectors) {
+            return None;
+        }
+        self.writes.push(Write { sectors, fua: false, zeros: true });
+        Some(self.writes.len() as u64)
     }
 
     /// The client was told that it is done.
@@ -168,9 +180,10 @@ impl Ledger {
         let mut verdict = Verdict::default();
         for (sector, bytes) in sectors.clone().zip(data.chunks_exact(SECTOR)) {
             let wanted = self.newest[index(sector)];
-            let found = self.identify(sector, bytes);
-            if found != Found::Generation(wanted) {
-                verdict.add(Loss { sector, wanted, found });
+            match self.identify(sector, bytes) {
+                Found::Generation(generation) if generation == wanted => {}
+                Found::Zeros if self.is_zeros(wanted) => {}
+                found => verdict.add(Loss { sector, wanted, found }),
             }
         }
         verdict
@@ -199,12 +212,17 @@ impl Ledger {
             let at = index(sector);
             let wanted = self.durable[at];
             let found = self.identify(sector, bytes);
-            match found {
-                Found::Generation(generation) if self.may_hold(at, generation) => {
+            let held = match found {
+                Found::Generation(generation) => Some(generation).filter(|&one| self.may_hold(at, one)),
+                Found::Zeros => self.zeros_that_may_be_held(at),
+                Found::Garbage(_) => None,
+            };
+            match held {
+                Some(generation) => {
                     verdict.unacknowledged_sectors += u64::from(generation > self.newest[at]);
                     (self.newest[at], self.durable[at]) = (generation, generation);
                 }
-                found => verdict.add(Loss { sector, wanted, found }),
+                None => verdict.add(Loss { sector, wanted, found }),
             }
         }
     }
@@ -213,6 +231,19 @@ impl Ledger {
         let covers = |write: &Write| write.sectors.contains(&(at as u64));
         generation == self.durable[at]
             || (generation > self.durable[at].max(self.settled) && self.write(generation).is_some_and(covers))
+    }
+
+    /// Which of several writes of zeros it was cannot be seen, and does not matter.
+    fn zeros_that_may_be_held(&self, at: usize) -> Option<u64> {
+        if self.is_zeros(self.durable[at]) {
+            return Some(self.durable[at]);
+        }
+        let unsettled = self.settled + 1..=self.writes.len() as u64;
+        unsettled.rev().find(|&generation| self.is_zeros(generation) && self.may_hold(at, generation))
+    }
+
+    fn is_zeros(&self, generation: u64) -> bool {
+        self.write(generation).is_none_or(|write| write.zeros)
     }
 
     /// All that the crash left is known.
@@ -225,10 +256,10 @@ impl Ledger {
 
     fn identify(&self, sector: u64, bytes: &[u8]) -> Found {
         if bytes.iter().all(|&byte| byte == 0) {
-            return Found::Generation(0);
+            return Found::Zeros;
         }
         let generation = u64::from_le_bytes(std::array::from_fn(|at| bytes[at]));
-        if generation != 0 && *bytes == sector_bytes(self.lun, generation, sector) {
+        if *bytes == sector_bytes(self.lun, generation, sector) {
             return Found::Generation(generation);
         }
         Found::Garbage(std::array::from_fn(|at| bytes[at]))
@@ -274,8 +305,12 @@ impl Verdict {
 
 impl fmt::Display for Loss {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { sector, wanted, found } = self;
-        write!(f, "sector {sector} should hold generation {wanted}, holds {found:02x?}")
+        write!(f, "sector {} should hold generation {}, holds ", self.sector, self.wanted)?;
+        match &self.found {
+            Found::Generation(generation) => write!(f, "generation {generation}"),
+            Found::Zeros => f.write_str("zeros"),
+            Found::Garbage(bytes) => write!(f, "what nobody wrote, or a torn sector: {bytes:02x?}..."),
+        }
     }
 }
 
@@ -362,6 +397,24 @@ mod tests {
         assert_eq!(crash(&mut ledger, &lun).sectors, 1, "what a crash took came back");
         assert_eq!(crash(&mut ledger, &with_first).sectors, 1, "FUA was for nothing");
         assert_eq!(crash(&mut ledger, &blank).sectors, 2, "the flush was for nothing");
+    }
+
+    #[test]
+    fn zeros_are_a_write_like_any_other() {
+        let (mut ledger, mut lun) = (Ledger::new(0, BYTES, false), vec![0; BYTES as usize]);
+        let blank = lun.clone();
+        let generation = write(&mut ledger, &mut lun, 0..4, false);
+        ledger.acknowledge(generation);
+        ledger.begin_zeros(0..2).unwrap();
+        let mut half = lun.clone();
+        put(&mut half, &blank, 1);
+        assert_eq!(crash(&mut ledger, &half).sectors, 0);
+        assert_eq!(crash(&mut ledger, &lun).sectors, 1, "the zeros stay");
+        let generation = ledger.begin_zeros(0..4).unwrap();
+        ledger.acknowledge(generation);
+        assert_eq!(ledger.end_read(&(0..4), &blank[..4 * SECTOR]).sectors, 0);
+        assert_eq!(crash(&mut ledger, &half).sectors, 3, "acknowledged zeros are gone");
+        assert_eq!(crash(&mut ledger, &blank).sectors, 0);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What do clients do to a LUN that may be killed at any moment? Writes of all sizes, several in flight each, some
+//! What do clients do to a LUN that may be killed at any moment? Writes of all sizes, several in flight each, zeros,
 //! reads and flushes in between; every acknowledgement goes into the LUN's [`Ledger`] before anything follows from it.
 
 use crate::ledger::{Ledger, SECTOR, Verdict};
@@ -188,10 +188,16 @@ impl Client {
         for _ in 0..TRIES {
             let sectors = self.somewhere();
             let offset = sectors.start * SECTOR as u64;
+            let bytes = u32::try_from((sectors.end - sectors.start) * SECTOR as u64)?;
             if kind < 10 {
-                let bytes = u32::try_from((sectors.end - sectors.start) * SECTOR as u64)?;
                 if lock(&self.ledger).begin_read(&sectors) {
                     return self.send(Pending::Read(sectors), offset, &Request::Read(bytes));
+                }
+            } else if kind < 14 {
+                let begun = lock(&self.ledger).begin_zeros(sectors);
+                if let Some(generation) = begun {
+                    let pending = Pending::Write(generation, !write_cache);
+                    return self.send(pending, offset, &Request::Zero(bytes));
                 }
             } else {
                 let fua = write_cache && self.seed.below(8) == 0;

@@ -20,7 +20,8 @@ const GREETING: &[u8; 8] = b"NBDMAGIC";
 const OPTION: &[u8; 8] = b"IHAVEOPT";
 const FIXED_NEWSTYLE_NO_ZEROES: u32 = 3;
 const OPT_EXPORT_NAME: u32 = 1;
-const OFFERS_FLUSH_AND_FUA: u16 = 1 << 2 | 1 << 3;
+/// Flush, FUA, write zeroes.
+const NEEDED: u64 = 1 << 2 | 1 << 3 | 1 << 6;
 const REQUEST: u32 = 0x2560_9513;
 const REPLY: u32 = 0x6744_6698;
 const FLAG_FUA: u16 = 1;
@@ -69,6 +70,8 @@ pub enum Request<'a> {
     Read(u32),
     /// Write these; durably (FUA) or as the LUN's cache has it.
     Write(&'a [u8], bool),
+    /// Make so many bytes zeros (qemu sends WRITE SAME, with UNMAP where the LUN has it).
+    Zero(u32),
     /// SYNCHRONIZE CACHE over the whole LUN.
     Flush,
 }
@@ -96,10 +99,7 @@ impl Connection {
         let mut export = [0; 10];
         stream.read_exact(&mut export).context("no export")?;
         let (bytes, flags) = (be(&export[..8]), be(&export[8..]));
-        ensure!(
-            flags & u64::from(OFFERS_FLUSH_AND_FUA) == u64::from(OFFERS_FLUSH_AND_FUA),
-            "no flush, no FUA"
-        );
+        ensure!(flags & NEEDED == NEEDED, "the export lacks flush, FUA or zeroing: flags {flags:#x}");
         Ok(Self { stream, bytes })
     }
 
@@ -113,6 +113,7 @@ impl Connection {
         let (kind, flags, length, data): (u16, u16, u32, &[u8]) = match *request {
             Request::Read(length) => (0, 0, length, &[]),
             Request::Write(data, fua) => (1, u16::from(fua) * FLAG_FUA, u32::try_from(data.len())?, data),
+            Request::Zero(length) => (6, 0, length, &[]),
             Request::Flush => (3, 0, 0, &[]),
         };
         let mut message = REQUEST.to_be_bytes().to_vec();

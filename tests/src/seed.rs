@@ -17,6 +17,11 @@ impl Seed {
         Self(seed)
     }
 
+    /// The number to start from to get the same from here on.
+    pub const fn number(&self) -> u64 {
+        self.0
+    }
+
     /// The next 64 bits.
     pub fn next_u64(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
