@@ -240,6 +240,17 @@ impl Daemon {
         run(&mut self.command()?, limit)
     }
 
+    /// Does I/O that way (`io_uring`, `threads`) from its next start on.
+    pub fn set_engine(&self, engine: &str) -> Result<()> {
+        let path = self.config_path().context("it has no configuration file")?;
+        let without: String = fs::read_to_string(path)?
+            .lines()
+            .filter(|l| !l.starts_with("engine"))
+            .map(|l| format!("{l}\n"))
+            .collect();
+        Ok(fs::write(path, format!("{without}engine = \"{engine}\"\n"))?)
+    }
+
     /// Its configuration file, if it has one.
     pub fn config_path(&self) -> Option<&str> {
         (self.words[1] == "--config").then_some(self.words[2].as_str())

@@ -13,7 +13,7 @@
 //!
 //! What was found after a crash is the state from then on: it must be found again, and what was lost stays lost.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Range;
 
@@ -41,6 +41,8 @@ pub struct Ledger {
     /// Per sector, the newest generation that no crash may take away.
     durable: Vec<u64>,
     in_flight: Vec<Range<u64>>,
+    /// Writes without an acknowledgement, and how many of their sectors a crash left.
+    unanswered: BTreeMap<u64, u64>,
     /// Generations in the write cache, oldest acknowledgement first; numbered on from `flushed`.
     cached: Vec<u64>,
     flushed: usize,
@@ -73,8 +75,19 @@ pub struct Verdict {
     pub sectors: u64,
     /// Acknowledged writes of which something was lost.
     pub lost_writes: BTreeSet<u64>,
-    /// Sectors that hold a write whose acknowledgement never came.
-    pub unacknowledged_sectors: u64,
+    /// What became of the writes that were in flight.
+    pub in_flight: InFlight,
+}
+
+/// How many writes that nobody heard of again were found.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct InFlight {
+    /// In all their sectors.
+    pub whole: u64,
+    /// In some.
+    pub torn: u64,
+    /// In none.
+    pub absent: u64,
 }
 
 impl Ledger {
@@ -88,6 +101,7 @@ impl Ledger {
             newest: vec![0; sectors],
             durable: vec![0; sectors],
             in_flight: Vec::new(),
+            unanswered: BTreeMap::new(),
             cached: Vec::new(),
             flushed: 0,
             settled: 0,
@@ -131,6 +145,7 @@ impl Ledger {
         let generation = self.writes.len() as u64 + 1;
         let data = sectors.clone().flat_map(|sector| sector_bytes(self.lun, generation, sector)).collect();
         self.writes.push(Write { sectors, fua, zeros: false });
+        self.unanswered.insert(generation, 0);
         Some((generation, data))
     }
 
@@ -140,7 +155,9 @@ impl Ledger {
             return None;
         }
         self.writes.push(Write { sectors, fua: false, zeros: true });
-        Some(self.writes.len() as u64)
+        let generation = self.writes.len() as u64;
+        self.unanswered.insert(generation, 0);
+        Some(generation)
     }
 
     /// The client was told that it is done.
@@ -156,6 +173,7 @@ impl Ledger {
             self.cached.push(generation);
         }
         self.release(&sectors);
+        self.unanswered.remove(&generation);
     }
 
     fn write(&self, generation: u64) -> Option<&Write> {
@@ -219,7 +237,9 @@ impl Ledger {
             };
             match held {
                 Some(generation) => {
-                    verdict.unacknowledged_sectors += u64::from(generation > self.newest[at]);
+                    if let Some(found) = self.unanswered.get_mut(&generation) {
+                        *found += 1;
+                    }
                     (self.newest[at], self.durable[at]) = (generation, generation);
                 }
                 None => verdict.add(Loss { sector, wanted, found }),
@@ -246,12 +266,22 @@ impl Ledger {
         self.write(generation).is_none_or(|write| write.zeros)
     }
 
-    /// All that the crash left is known.
-    pub fn settle(&mut self) {
+    /// All that the crash left is known. Gives what became of the writes in flight.
+    pub fn settle(&mut self) -> InFlight {
+        let mut fate = InFlight::default();
+        for (generation, found) in std::mem::take(&mut self.unanswered) {
+            let sectors = self.write(generation).map_or(0, |write| write.sectors.end - write.sectors.start);
+            match found {
+                0 => fate.absent += 1,
+                _ if found == sectors => fate.whole += 1,
+                _ => fate.torn += 1,
+            }
+        }
         self.settled = self.writes.len() as u64;
         self.in_flight.clear();
         self.flushed += self.cached.len();
         self.cached.clear();
+        fate
     }
 
     fn identify(&self, sector: u64, bytes: &[u8]) -> Found {
@@ -293,6 +323,15 @@ fn indexes(sectors: &Range<u64>) -> Range<usize> {
     index(sectors.start)..index(sectors.end)
 }
 
+impl InFlight {
+    /// Adds another LUN's.
+    pub fn add(&mut self, other: &Self) {
+        self.whole += other.whole;
+        self.torn += other.torn;
+        self.absent += other.absent;
+    }
+}
+
 impl Verdict {
     fn add(&mut self, loss: Loss) {
         self.sectors += 1;
@@ -329,7 +368,7 @@ mod tests {
     fn crash(ledger: &mut Ledger, lun: &[u8]) -> Verdict {
         let mut verdict = Verdict::default();
         ledger.check_after_crash(0, lun, &mut verdict);
-        ledger.settle();
+        verdict.in_flight = ledger.settle();
         verdict
     }
 
@@ -359,7 +398,7 @@ mod tests {
         let after = lun.clone();
         put(&mut lun, &before, 2);
         let verdict = crash(&mut ledger, &lun);
-        assert_eq!((verdict.sectors, verdict.unacknowledged_sectors), (0, 3));
+        assert_eq!((verdict.sectors, verdict.in_flight), (0, InFlight { whole: 0, torn: 1, absent: 0 }));
         assert_eq!(crash(&mut ledger, &lun).sectors, 0);
         assert_eq!(crash(&mut ledger, &after).sectors, 1);
         assert_eq!(crash(&mut ledger, &before).sectors, 3);

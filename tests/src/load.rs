@@ -305,7 +305,7 @@ pub fn check(url: &str, ledger: &Shared, dir: &Path) -> Result<Verdict> {
         connection.read(first * SECTOR as u64, &mut data)?;
         ledger.check_after_crash(first, &data, &mut verdict);
     }
-    ledger.settle();
+    verdict.in_flight = ledger.settle();
     Ok(verdict)
 }
 

@@ -13,7 +13,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use system_tests::ledger::Ledger;
+use system_tests::ledger::{InFlight, Ledger};
 use system_tests::load::{self, Load, Shared, Tally};
 use system_tests::process::wait_for;
 use system_tests::{Kind, Lab, MIB, Seed, loop_device, md, report};
@@ -115,7 +115,7 @@ fn survive(case: &'static Case, kind: Kind) -> Result<()> {
         report::skipped(&format!("crash cycles, {name}"), &why);
         return Ok(());
     }
-    let mut bench = Bench::new(case, kind, name)?;
+    let mut bench = Bench::new(case, kind, &name)?;
     let troubles = bench.troubles();
     let outcome = (0..bench.cycles()).zip(troubles.iter().cycle()).try_for_each(|(number, &trouble)| {
         bench.cycle(number, trouble).with_context(|| format!("{}, cycle {number}, {trouble:?}", bench.name))
@@ -145,14 +145,12 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(case: &'static Case, kind: Kind, name: String) -> Result<Self> {
+    fn new(case: &'static Case, kind: Kind, name: &str) -> Result<Self> {
         let number: u64 = case.level.parse()?;
-        let mut seed = Seed::from_env(DEFAULT_SEED);
-        let first_seed = seed.number();
+        let first_seed = Seed::from_env(DEFAULT_SEED).number();
         // Tests that are given the same seed do not do the same.
-        for _ in 0..2 * number + u64::from(kind == Kind::Loops) {
-            seed.next_u64();
-        }
+        let test_number = 2 * number + u64::from(kind == Kind::Loops);
+        let seed = Seed::new(Seed::new(first_seed.wrapping_mul(100).wrapping_add(test_number)).next_u64());
         let spares = usize::from(case.bears > 0);
         let lab = Lab::new(kind, case.members + spares, DISK_BYTES)?;
         lab.create_array(case.level, case.members)?;
@@ -163,13 +161,15 @@ impl Bench {
             (lab.export_cached_volume("cached", &size, 1)?, ledger(1, true)),
         ];
         let shown = lab.daemon.json(&["array", "show", "lab"])?;
+        let policy = shown["policy"].as_str().context("policy")?;
+        let name = format!("{name}, {policy}");
         let parity = matches!(case.level, "5" | "6");
         Ok(Self {
             case,
             name,
             lab,
             luns,
-            write_hole_closed: !parity || shown["policy"] == "journal",
+            write_hole_closed: !parity || policy == "journal",
             seed,
             first_seed,
             cycles_done: 0,
@@ -207,6 +207,7 @@ impl Bench {
         if trouble != Trouble::None || self.seed.below(2) == 0 {
             self.get_well()?;
         }
+        let engine = self.lab.daemon.json(&["status"])?["engine"].as_str().unwrap_or("?").to_owned();
         let clients: Vec<_> = (0..CLIENTS_PER_LUN).flat_map(|_| self.luns.clone()).collect();
         let delay = self.seed.below(LOAD_MS);
         let load = Load::start(&clients, self.lab.dir(), &mut self.seed)?;
@@ -222,6 +223,7 @@ impl Bench {
             }
             Trouble::KilledAgain => {
                 let tally = self.kill(load)?;
+                self.choose_engine()?;
                 self.lab.daemon.launch()?;
                 std::thread::sleep(Duration::from_millis(self.seed.below(RECOVERY_MS)));
                 self.lab.daemon.kill();
@@ -230,18 +232,21 @@ impl Bench {
             }
         };
         self.total.add(&tally);
+        let found = self.start(trouble).and_then(|()| self.compare("after the crash"));
         eprintln!(
-            "{}, cycle {number}, {trouble:?}, seed {}: killed {delay} ms after the load began: {} writes \
-             acknowledged, {} of them cached, {} of those flushed; {} in flight",
+            "{}, cycle {number}, {trouble:?}, seed {}: {engine} killed {delay} ms after the load began: {} writes \
+             acknowledged, {} of them cached, {} of those flushed; {} in flight{}",
             self.name,
             self.first_seed,
             tally.acknowledged(),
             tally.cached,
             tally.flushed,
-            tally.in_flight
+            tally.in_flight,
+            found
+                .as_ref()
+                .map_or(String::new(), |f| format!(", {} of them found, {} in part", f.whole, f.torn))
         );
-        self.start(trouble)?;
-        self.compare("after the crash")?;
+        found?;
         if trouble != Trouble::None {
             self.get_well()?;
             self.compare("some time after the crash")?;
@@ -272,6 +277,7 @@ impl Bench {
     }
 
     fn start(&mut self, trouble: Trouble) -> Result<()> {
+        self.choose_engine()?;
         self.lab.daemon.start()?;
         if trouble == Trouble::Rebuilding {
             if !self.write_hole_closed && self.array().is_err() {
@@ -281,6 +287,12 @@ impl Bench {
             self.kills_while_rebuilding += u64::from(self.array()?["state"] == "rebuilding");
         }
         Ok(())
+    }
+
+    /// What io_uring was given the kernel carries out, whatever becomes of the process; of what waits for a thread, some
+    /// is done and some is not.
+    fn choose_engine(&mut self) -> Result<()> {
+        self.lab.daemon.set_engine(if self.seed.below(2) == 0 { "auto" } else { "threads" })
     }
 
     /// Every disk is in use, and every member in sync.
@@ -298,13 +310,15 @@ impl Bench {
     }
 
     /// Every sector of every LUN; what is found has to be found from now on.
-    fn compare(&mut self, when: &str) -> Result<()> {
+    fn compare(&mut self, when: &str) -> Result<InFlight> {
+        let mut found = InFlight::default();
         for (url, ledger) in &self.luns {
             let verdict = load::check(url, ledger, self.lab.dir())?;
             self.lost += verdict.lost_writes.len();
             ensure!(verdict.sectors == 0, "{when}, {url}: {}", load::describe(&verdict));
+            found.add(&verdict.in_flight);
         }
-        Ok(())
+        Ok(found)
     }
 
     /// What was once read is read again, and the disks of the stopped array have their parity and copies right.
