@@ -48,6 +48,11 @@ impl LostBlocks {
         !bytes.is_empty() && self.ranges.get(first).is_some_and(|range| range.start < bytes.end)
     }
 
+    /// Take everything out.
+    pub fn clear(&mut self) {
+        self.ranges.clear();
+    }
+
     /// Add a run.
     pub fn insert(&mut self, bytes: Range<u64>) {
         if bytes.is_empty() {

@@ -2,6 +2,7 @@
 //!
 //! - [`header`]: whose area this is and where its regions lie. Two copies, the newer valid one counts.
 //! - [`config`]: the SAN's configuration, in two slots that are written in turn.
+//! - [`journal_head`], [`journal_record`]: the journal's tail and epochs, and its commits.
 //! - [`lost`]: blocks whose content nobody can know (they read as errors until rewritten). Two copies in turn.
 //! - [`written`]: which regions of the data were ever written.
 //!
@@ -17,6 +18,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 pub mod config;
 pub mod header;
+pub mod journal_head;
+pub mod journal_record;
 pub mod lost;
 pub mod written;
 
@@ -210,6 +213,31 @@ impl Kind {
         bytes[CRC_OFFSET..CRC_OFFSET + 4].copy_from_slice(&sum.to_le_bytes());
         bytes.resize(padded, 0);
         Ok(bytes)
+    }
+}
+
+impl Kind {
+    /// Put the envelope around a structure that already lies behind it; all of `bytes` is summed.
+    fn seal_in_place(&self, bytes: &mut [u8], array_uuid: Uuid, generation: u64, index: u32) {
+        let envelope = Envelope {
+            magic: self.magic,
+            version: U32::new(self.version),
+            crc32: U32::new(0),
+            array_uuid: array_uuid.into_bytes(),
+            generation: U64::new(generation),
+            length: U32::new(bytes.len() as u32),
+            index: U32::new(index),
+            reserved: [0; 16],
+        };
+        bytes[..ENVELOPE_BYTES].copy_from_slice(envelope.as_bytes());
+        let sum = crc(bytes);
+        bytes[CRC_OFFSET..CRC_OFFSET + 4].copy_from_slice(&sum.to_le_bytes());
+    }
+
+    /// The length that bytes of this magic claim, unverified.
+    fn claimed_length(&self, head: &[u8]) -> Option<usize> {
+        let (envelope, _) = Envelope::ref_from_prefix(head).ok()?;
+        (envelope.magic == self.magic).then_some(envelope.length.get() as usize)
     }
 }
 
