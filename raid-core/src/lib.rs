@@ -7,7 +7,9 @@
 pub mod array;
 pub mod format;
 pub mod geometry;
+mod journal;
 pub mod limits;
 pub mod parity;
 pub mod plan;
+pub mod sabotage;
 pub mod volume;

@@ -24,6 +24,9 @@ pub const MAX_WRITE_ATTEMPTS: usize = 8;
 /// Bytes of each member zeroed under one set of unit locks.
 pub const ZERO_RUN_BYTES: u64 = 16 << 20;
 
+/// Units zeroed under one set of locks: their intents fit a journal record.
+pub const ZERO_RUN_UNITS: u64 = 1024;
+
 /// How often the bitmap is swept: md's default `daemon_sleep`.
 pub const SWEEP_INTERVAL_MS: u64 = 5_000;
 
@@ -50,3 +53,30 @@ pub const MAX_VOLUMES: usize = 256;
 
 /// Sizes of volumes are multiples of this: the largest logical block there is.
 pub const VOLUME_GRAIN_BYTES: u64 = 4096;
+
+/// Bytes of each member's journal ring that are used: with more, a start would look through it for too long.
+pub const MAX_RING_BYTES: u64 = 128 << 20;
+
+/// The longest journal record: what one commit makes its writers wait for.
+pub const MAX_RECORD_BYTES: u64 = 1 << 20;
+
+/// Header of a journal record that holds a few items.
+pub const RECORD_HEAD_BYTES: u64 = 4096;
+
+/// The longest piece of data in one item of the journal.
+pub const MAX_PIECE_BYTES: usize = 256 << 10;
+
+/// Memory of an array for journalled data that is not in place yet.
+pub const JOURNAL_MEMORY_BYTES: usize = 64 << 20;
+
+/// Stripes destaged at once: enough that they share a commit and a flush.
+pub const DESTAGE_ROUND: usize = 256;
+
+/// Stripes looked at to find those of a round.
+pub const DESTAGE_CANDIDATES: usize = 2 * DESTAGE_ROUND;
+
+/// How long clients must be quiet before destaging begins without need.
+pub const DESTAGE_LINGER_MS: u64 = 200;
+
+/// Pause of a drain that waits for somebody else's whole-stripe write.
+pub const DRAIN_PAUSE_MS: u64 = 5;

@@ -9,15 +9,17 @@ use block_io::{Buffer, Durability, IoError};
 use futures_util::future::join_all;
 use uuid::Uuid;
 
-use super::core::Core;
+use super::core::{Core, lock};
 use super::create::{NEVER_USED_KEY, bitmap_shape, new_core, wipe_superblock};
 use super::dirty::BitSet;
 use super::examine::{candidate, read_at};
+use super::journal::{JournalError, open_journal, recover_journal};
+use super::lost::newest_lost;
 use super::member::{Counters, Member};
 use super::metadata::{Control, DocumentError};
 use super::status::ArrayEvent;
 use super::table::{MemberTable, RebuildPosition, Slot};
-use super::{Array, Environment, MemberDevice, Policy};
+use super::{Array, Environment, MemberDevice};
 use crate::format::SECTOR_BYTES;
 use crate::format::assembly::{self, AssemblyPlan, AssemblyRefusal, Candidate, Resync, SlotState};
 use crate::format::bitmap::{BitmapHeader, Bits};
@@ -62,6 +64,9 @@ pub enum AssembleError {
     /// The configuration document could not be made current on all members.
     #[error(transparent)]
     Config(#[from] DocumentError),
+    /// The journal cannot be recovered as it is.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
     /// A device failed.
     #[error(transparent)]
     Io(#[from] IoError),
@@ -85,11 +90,12 @@ pub async fn assemble(
     };
     let geometry = geometry_of(&freshest)?;
     let array = freshest.name.bare();
-    if plan.policy == Policy::Journal {
-        return Err(AssembleError::Unsupported { array, reason: "it keeps a journal".to_owned() });
-    }
-    refuse_bad_blocks(&plan, &candidates, &array)?;
     let members = build_members(&devices, &candidates, &plan, &array)?;
+    let current: Vec<Arc<Member>> = plan.in_sync().filter_map(|index| members[index].clone()).collect();
+    let lost = newest_lost(&current, uuid).await?;
+    if plan.md_ran || lost.ranges().is_empty() {
+        refuse_bad_blocks(&plan, &candidates, &array)?;
+    }
     let table = build_table(&geometry, &plan, &candidates, &members);
     let (config_generation, mut document) = newest_document(&plan, &members, uuid, &array).await?;
     if plan.md_ran {
@@ -103,10 +109,20 @@ pub async fn assemble(
     let template =
         Superblock { features: freshest.features.without(assembly::OF_THE_DEVICE), ..freshest.clone() };
     let control = Control { template, document, config_generation, header_generation, running: true };
-    let core = Arc::new(new_core(&array, plan.policy, geometry, bitmap, table, control));
+    let (journal, found) = open_journal(&plan, &geometry, &current, uuid, &array, options.force).await?;
+    let mut core = new_core(&array, plan.policy, geometry, bitmap, table, control);
+    core.journal = journal;
+    *lock(&core.lost) = lost;
+    let core = Arc::new(core);
     load_sync_state(&core, &plan, &dirty, options.force);
     write_laggards(&plan, &candidates, &members).await?;
     take_over(&core, &plan, &candidates).await?;
+    if plan.md_ran {
+        // md has struck off its own log what was rewritten; what was not would have been refused above.
+        core.forget_lost().await?;
+    }
+    // The roles are durable: from here on nothing is written that a member left out could be missed for.
+    recover_journal(&core, found.as_ref()).await?;
     let document = core.control.lock().await.document.clone();
     core.emit(ArrayEvent::NewArray);
     if plan.is_degraded() {
@@ -154,7 +170,8 @@ async fn choose(
     Ok(plan)
 }
 
-/// Where md lists a block as bad it has not written what it acknowledged: nobody may read the old data there.
+/// Where md lists a block as bad it has not written what it acknowledged: nobody may read the old data there. What labsan itself
+/// put into those lists, as long as md has not run, is on its own list of lost blocks.
 fn refuse_bad_blocks(
     plan: &AssemblyPlan,
     candidates: &[Candidate],

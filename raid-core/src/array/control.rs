@@ -9,6 +9,7 @@ use block_io::{IoError, IoErrorKind, IoOperation};
 use super::assemble::wipe_all;
 use super::core::{Core, lock};
 use super::create::{CreateError, check_is_free, lay_down_metadata, new_member, wipe_superblock};
+use super::journal::Journal;
 use super::member::Member;
 use super::metadata::now;
 use super::status::ArrayEvent;
@@ -186,7 +187,8 @@ impl Array {
         let layout = MemberLayout::for_member(device.device.info().size_bytes)
             .map_err(|error| CreateError::Layout { path: path.display().to_string(), error })?;
         let needed_bytes = self.core.geometry.member_bytes();
-        if layout.data_size < needed_bytes {
+        let ring_bytes = self.core.journal.as_ref().map_or(0, Journal::ring_bytes);
+        if layout.data_size < needed_bytes || layout.journal.len < ring_bytes {
             return Err(MemberError::TooSmall { path, array, room_bytes: layout.data_size, needed_bytes });
         }
         let mut control = self.core.control.lock().await;
@@ -248,9 +250,9 @@ impl Array {
         // The volumes and the array hold each other: without this its members would stay open for good.
         lock(&self.volumes).clear();
         let unclean = |error| StopError::Unclean { array: self.name().to_owned(), error };
-        if !self.core.has_failed() {
-            self.core.leave_at_rest().await.map_err(unclean)?;
-        }
+        let left = if self.core.has_failed() { Ok(()) } else { self.core.leave_at_rest().await };
+        self.core.end_journal().await;
+        left.map_err(unclean)?;
         self.core.emit(ArrayEvent::DeviceDisappeared);
         Ok(())
     }
@@ -269,8 +271,20 @@ impl Core {
     /// The last writes of a clean stop. The headers come first and name the superblocks that follow: until those
     /// are written, bit 31 says that labsan was here last.
     async fn leave_at_rest(&self) -> Result<(), IoError> {
+        if let Some(journal) = &self.journal {
+            self.drain_journal(journal).await?;
+        }
         let mut control = self.control.lock().await;
         self.flush_active().await?;
+        if self.md_must_stay_off() {
+            // Bit 31 stays: the next start of ours finds an empty journal, and md keeps off what it would make up.
+            self.note(
+                "md is kept off this array: it would make up blocks that are lost; replace the missing member, or rewrite \
+                 those blocks"
+                    .to_owned(),
+            );
+            return Ok(());
+        }
         if self.dirty.unsynced_count() == 0 {
             self.dirty.forget_all();
             self.events_cleared.store(control.template.events, Ordering::Release);
@@ -284,6 +298,13 @@ impl Core {
         }
         let failures = self.write_roles(&mut control, &self.table(), utime).await;
         failures.into_iter().next().map_or(Ok(()), |(_, error)| Err(error))
+    }
+
+    /// Let the journal's tasks end, and wait for them.
+    async fn end_journal(&self) {
+        let Some(journal) = &self.journal else { return };
+        journal.begin_draining();
+        let _destager_ended = self.destage_turn.lock().await;
     }
 
     /// Flush without failing anyone: at a stop an error is told, not acted upon.

@@ -4,6 +4,7 @@
 //! held while superblocks and config are written, `bitmap_turn` while the bitmap is. No lock of std is held
 //! across an await.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,6 +16,7 @@ use uuid::Uuid;
 
 use super::dirty::DirtyMap;
 use super::in_flight::{InFlight, InFlightGuard};
+use super::journal::Journal;
 use super::locks::UnitLocks;
 use super::metadata::Control;
 use super::status::{Activity, ArrayEvent};
@@ -22,6 +24,7 @@ use super::table::MemberTable;
 use crate::format::SECTOR_BYTES;
 use crate::format::bitmap::BitmapHeader;
 use crate::format::labsan::Policy;
+use crate::format::labsan::lost::LostBlocks;
 use crate::geometry::Geometry;
 use crate::parity::Kernel;
 
@@ -56,6 +59,15 @@ pub(crate) struct Core {
     pub(crate) keeper_turn: tokio::sync::Mutex<()>,
     pub(crate) stopping: AtomicBool,
     pub(crate) events: broadcast::Sender<ArrayEvent>,
+    /// Of RAID 5 and 6 with the policy `journal`.
+    pub(crate) journal: Option<Journal>,
+    /// Held by whoever destages in the background, for as long as it runs.
+    pub(crate) destage_turn: tokio::sync::Mutex<()>,
+    /// Blocks that nobody can know any more.
+    pub(crate) lost: Mutex<LostBlocks>,
+    pub(crate) lost_turn: tokio::sync::Mutex<()>,
+    /// Stripes of regions out of sync that were made whole since the start.
+    pub(crate) settled: Mutex<BTreeSet<u64>>,
     pub(crate) activity: Mutex<Option<Activity>>,
     pub(crate) notes: Mutex<Vec<String>>,
 }
@@ -109,7 +121,7 @@ impl Core {
 
     /// Parity or copies of this unit agree with its data.
     pub(crate) fn in_sync(&self, unit: u64) -> bool {
-        !self.dirty.is_unsynced(self.bits_of(unit..unit + 1))
+        !self.dirty.is_unsynced(self.bits_of(unit..unit + 1)) || lock(&self.settled).contains(&unit)
     }
 
     pub(crate) fn emit(&self, event: ArrayEvent) {
@@ -131,7 +143,7 @@ impl Core {
     }
 }
 
-/// The journal keeps no bitmap of its own; it marks what it has in flight itself.
+/// The journal needs no bitmap: what was under way is in it.
 pub(crate) fn keeps_bitmap(policy: Policy) -> bool {
     policy == Policy::Bitmap
 }

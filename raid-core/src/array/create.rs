@@ -17,6 +17,7 @@ use super::core::{Core, combined_info, keeps_bitmap};
 use super::dirty::DirtyMap;
 use super::examine::{Examination, examine};
 use super::in_flight::InFlight;
+use super::journal::{ChunkTooLarge, Journal, shape_for, write_head};
 use super::locks::UnitLocks;
 use super::member::{Counters, Member};
 use super::metadata::{Control, now, write_config, write_header};
@@ -111,6 +112,9 @@ pub enum CreateError {
         /// What can be used.
         instead: &'static str,
     },
+    /// The members are too small for the journal of such chunks.
+    #[error("{0}: use a smaller --chunk, or --policy bitmap")]
+    Journal(#[from] ChunkTooLarge),
     /// The metadata does not fit.
     #[error(transparent)]
     Document(#[from] DocumentError),
@@ -144,8 +148,11 @@ pub async fn create(spec: CreateSpec, environment: &Environment) -> Result<Array
     check_spares(&spec, &layouts, &geometry)?;
     let template = template(&spec, name, &geometry);
     let bitmap = bitmap_shape(&template, &geometry, BITMAP_BYTES)?;
+    let journal = (policy == Policy::Journal).then(|| new_journal(&geometry, &layouts)).transpose()?;
     let (members, spares) = number_members(&spec, layouts);
-    let core = Arc::new(build_core(&spec.name, policy, geometry, template, bitmap, members, spares));
+    let mut core = build_core(&spec.name, policy, geometry, template, bitmap, members, spares);
+    core.journal = journal;
+    let core = Arc::new(core);
     let zeroed = lay_down(&core).await?;
     if !zeroed && geometry.level() != Level::Raid0 {
         core.dirty.mark_all_unsynced();
@@ -160,13 +167,23 @@ pub async fn create(spec: CreateSpec, environment: &Environment) -> Result<Array
     Ok(Array::start(core, &document))
 }
 
+/// An empty journal in the rings of all members, spares too: they are to take any slot.
+fn new_journal(geometry: &Geometry, layouts: &[MemberLayout]) -> Result<Journal, CreateError> {
+    let ring_bytes = layouts.iter().map(|layout| layout.journal.len).min().unwrap_or(0);
+    let shape = shape_for(geometry, ring_bytes)?;
+    let head = Journal::first_head(&shape);
+    Ok(Journal::new(shape, head, 1, 0..geometry.members()))
+}
+
 /// In the document: from this byte of the data space on, no volume ever lay and everything reads as zeros.
 pub(super) const NEVER_USED_KEY: &str = "never_used_from";
 
 fn check_policy(spec: &CreateSpec) -> Result<Policy, CreateError> {
     match (spec.policy, spec.level) {
         (_, Level::Raid0) => Ok(Policy::None),
-        (Policy::Journal, level) => Err(CreateError::Policy { policy: "journal", level, instead: "bitmap" }),
+        (Policy::Journal, level @ (Level::Raid1 | Level::Raid10)) => {
+            Err(CreateError::Policy { policy: "journal", level, instead: "bitmap" })
+        }
         (policy, _) => Ok(policy),
     }
 }
@@ -359,6 +376,11 @@ pub(super) fn new_core(
         keeper_turn: tokio::sync::Mutex::default(),
         stopping: AtomicBool::new(false),
         events: broadcast::channel(limits::EVENT_BACKLOG).0,
+        journal: None,
+        destage_turn: tokio::sync::Mutex::default(),
+        lost: Mutex::default(),
+        lost_turn: tokio::sync::Mutex::default(),
+        settled: Mutex::default(),
         activity: Mutex::default(),
         notes: Mutex::default(),
     }
@@ -407,17 +429,37 @@ pub(super) async fn lay_down_metadata(
     let log = badblocks::encode(&[], member.layout.bad_block_log.len as usize)?;
     let log = Buffer::copy_of(&log).freeze();
     member.device.write(member.layout.bad_block_log.offset, log, Durability::Durable).await?;
+    lay_down_journal(core, member).await?;
     // Nothing of an earlier array may ever be taken for ours: the copies not written are wiped.
-    for region in [member.layout.headers, member.layout.config[0], member.layout.config[1]] {
+    let layout = &member.layout;
+    for region in [layout.headers, layout.config[0], layout.config[1], layout.lost[0], layout.lost[1]] {
         let zeros = Buffer::zeroed(region.len.min(2 * PAGE_BYTES as u64) as usize).freeze();
         member.device.write(region.offset, zeros, Durability::Durable).await?;
     }
     write_header(member, &core.header_of(control, &superblock, member)).await?;
     let bytes = config::encode(core.uuid, control.config_generation, &control.document.to_json()?)?;
     write_config(member, control.config_generation, &bytes).await?;
+    core.write_lost_to(member).await?;
     let failures = core.write_bitmap(&core.dirty.image(&[]), std::slice::from_ref(member)).await;
     match failures.into_iter().next() {
         Some((_, error)) => Err(error.into()),
         None => Ok(()),
     }
+}
+
+/// An empty ring, all of its space allocated, and the head in force.
+async fn lay_down_journal(core: &Core, member: &Arc<Member>) -> Result<(), IoError> {
+    let Some(journal) = &core.journal else { return Ok(()) };
+    let (ring, head) = (member.layout.journal, member.layout.journal_head);
+    let zeros = Buffer::zeroed(2 * PAGE_BYTES).freeze();
+    member.device.write(head.offset, zeros, Durability::Durable).await?;
+    let length = ring.len.min(journal.ring_bytes());
+    member.device.zero(ring.offset, length, Durability::Durable).await?;
+    match member.device.provision(ring.offset, length).await {
+        Err(error) if error.kind != block_io::IoErrorKind::Unsupported => return Err(error),
+        _ => {}
+    }
+    let head = journal.head();
+    let page = Buffer::copy_of(&head.encode(core.uuid)).freeze();
+    write_head(member, &head, page).await
 }

@@ -84,6 +84,9 @@ impl Core {
                 "writes are refused, more members are lost than the array tolerates: {reason}"
             ));
             self.emit(ArrayEvent::ArrayFailed { reason: reason.to_owned() });
+            if let Some(journal) = &self.journal {
+                journal.wake_waiting();
+            }
         }
     }
 

@@ -79,6 +79,12 @@ impl Core {
             ActivityKind::Resync | ActivityKind::InitialSync => self.resync().await,
         };
         self.set_activity(None);
+        if kind != ActivityKind::Rebuild && ended == Ended::Completed && self.journal.is_some() {
+            // There is no bitmap to say it: the superblocks do.
+            let mut control = self.control.lock().await;
+            // On failure the array has failed, and says so itself.
+            let _ = self.commit_roles(&mut control, MemberTable::clone(&self.table())).await;
+        }
         self.emit(ArrayEvent::RebuildFinished { kind, completed: ended == Ended::Completed });
         ended
     }

@@ -182,6 +182,9 @@ impl Core {
         } else {
             superblock.features.without(Features::LABSAN_RUNNING)
         };
+        if !control.running && self.has_md_log(member) {
+            superblock.features = superblock.features.with(Features::BAD_BLOCKS);
+        }
         superblock
     }
 
@@ -192,10 +195,12 @@ impl Core {
         Some(bytes / SECTOR_BYTES)
     }
 
-    /// md's word for "at rest and in sync"; anything else sends md to the bitmap.
+    /// md's word for "at rest and in sync"; anything else sends md to the bitmap. Under the journal it stays, whatever is under
+    /// way: the journal knows, and bit 31 keeps md off.
     fn resync_offset(&self, control: &Control) -> u64 {
-        let at_rest = !control.running && self.dirty.unsynced_count() == 0;
-        if at_rest || self.geometry.level() == Level::Raid0 { MAX_SECTOR } else { 0 }
+        let at_rest = !control.running || self.journal.is_some();
+        let in_sync = self.dirty.unsynced_count() == 0;
+        if at_rest && in_sync || self.geometry.level() == Level::Raid0 { MAX_SECTOR } else { 0 }
     }
 
     /// Write the labsan header of every current member, saying which superblock we leave behind: `md_events`

@@ -3,6 +3,7 @@
 //! `ARCHITECTURE.md` tells the life of a write and of a read; here is who does what:
 //! - `read`, `write`: the two paths. `parity_write`, `mirror`, `stripe_io` carry them out, under the unit
 //!   locks of `locks`.
+//! - `journal`: nothing acknowledged is lost at RAID 5 and 6, whatever crashes. `settle`, `lost`: what cannot be known.
 //! - `dirty`, `bitmap_io`: which regions may be out of sync, in memory and on the members.
 //! - `table`, `metadata`, `failure`: who plays which role, and how a change of roles is made durable.
 //! - `keeper`, `rebuild`: what goes on in the background.
@@ -17,14 +18,17 @@ mod dirty;
 mod examine;
 mod failure;
 mod in_flight;
+mod journal;
 mod keeper;
 mod locks;
+mod lost;
 mod member;
 mod metadata;
 mod mirror;
 mod parity_write;
 mod read;
 mod rebuild;
+mod settle;
 mod status;
 mod stripe_io;
 mod table;
@@ -43,6 +47,7 @@ pub use assemble::{AssembleError, AssembleOptions, assemble};
 pub use control::{MemberError, StopError};
 pub use create::{CreateError, CreateSpec, create};
 pub use examine::{Examination, ExaminedMember, examine};
+pub use journal::{ChunkTooLarge, JournalError};
 pub use metadata::DocumentError;
 pub use status::{Activity, ActivityKind, ArrayEvent, ArrayState, ArrayStatus, MemberState, MemberStatus};
 pub use volumes::VolumeError;
@@ -103,6 +108,11 @@ impl Array {
         let volumes: Vec<_> =
             document.volumes.iter().map(|record| Volume::new(array.clone(), record.clone())).collect();
         *lock(&array.volumes) = volumes;
+        if core.journal.is_some() {
+            let (destager, committer) = (Arc::clone(&core), Arc::clone(&core));
+            tokio::task::spawn_local(async move { destager.destage().await });
+            tokio::task::spawn_local(async move { committer.commit_cached_writes().await });
+        }
         tokio::task::spawn_local(keeper::run(core));
         array
     }

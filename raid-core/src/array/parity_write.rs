@@ -28,6 +28,25 @@ struct Segment {
     new: HashMap<Row, Bytes>,
     old: Vec<RowData>,
     parity: Vec<RowData>,
+    /// The new parity, once it is computed.
+    fresh: Vec<(Row, Bytes)>,
+}
+
+/// A stripe's write, ready to be carried out.
+pub(crate) struct Prepared {
+    table: Arc<MemberTable>,
+    segments: Vec<Segment>,
+}
+
+impl Prepared {
+    /// The new parity: row, first column, bytes.
+    pub(crate) fn parity(&self) -> Vec<(Row, u32, Bytes)> {
+        let of_segment = |segment: &Segment| {
+            let column = segment.plan.columns.start;
+            segment.fresh.iter().map(|(row, bytes)| (*row, column, bytes.clone())).collect::<Vec<_>>()
+        };
+        self.segments.iter().flat_map(of_segment).collect()
+    }
 }
 
 /// Why an attempt to write a stripe did not end.
@@ -41,16 +60,57 @@ enum Interrupted {
 impl Core {
     /// Write disjoint fragments of one stripe. The stripe is held.
     pub(crate) async fn write_stripe(&self, stripe: u64, fragments: &[Fragment]) -> Result<(), IoError> {
+        self.provision_stripe(stripe).await?;
+        let prepared = self.prepare_stripe(stripe, fragments).await?;
+        let _dirty = self.mark_dirty(stripe..stripe + 1).await?;
+        let results = self.write_prepared(stripe, prepared, strictest(fragments)).await;
+        self.settle_unit_writes(stripe..stripe + 1, results).await
+    }
+
+    /// Everything that writing these (disjoint) fragments of a stripe takes: old data read, parity computed. Nothing is
+    /// written, but blocks that could not be read are mended. The stripe is held.
+    pub(crate) async fn prepare_stripe(
+        &self,
+        stripe: u64,
+        fragments: &[Fragment],
+    ) -> Result<Prepared, IoError> {
         for _ in 0..limits::MAX_WRITE_ATTEMPTS {
             let table = self.table();
-            let failure = match self.try_write_stripe(&table, stripe, fragments).await {
-                Ok(()) => return Ok(()),
+            let failure = match self.try_prepare_stripe(&table, stripe, fragments).await {
+                Ok(segments) => return Ok(Prepared { table, segments }),
                 Err(Interrupted::Refused(error)) => return Err(error),
                 Err(Interrupted::Again(failure)) => failure,
             };
             self.mend_before_retry(stripe, failure).await?;
         }
         Err(self.unknown(IoOperation::Write, stripe))
+    }
+
+    /// Put what was prepared in place, on whichever members are left. The stripe is held.
+    pub(crate) async fn put_in_place(
+        &self,
+        stripe: u64,
+        prepared: Prepared,
+        durability: Durability,
+    ) -> Result<(), IoError> {
+        let results = self.write_prepared(stripe, prepared, durability).await;
+        let settled = self.settle_member_failures(results).await;
+        if settled.is_err() {
+            // Half of it is in place: what is missing there is not reconstructed from the rest.
+            self.dirty.mark_unsynced(self.bits_of(stripe..stripe + 1));
+        }
+        settled
+    }
+
+    /// Make sure that no member can run out of space half-way through this stripe.
+    async fn provision_stripe(&self, stripe: u64) -> Result<(), IoError> {
+        let table = self.table();
+        for row in self.geometry.rows() {
+            if let Some(member) = self.row_member(&table, stripe, row) {
+                self.provision(member, self.geometry.stripe_offset(stripe)).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Old data could not be read. Write it anew from the other rows; what cannot be written fails its member,
@@ -67,19 +127,13 @@ impl Core {
         self.repair_row(stripe, &columns, failure.row, member, &failure.error).await.map(|_| ())
     }
 
-    async fn try_write_stripe(
+    async fn try_prepare_stripe(
         &self,
         table: &MemberTable,
         stripe: u64,
         fragments: &[Fragment],
-    ) -> Result<(), Interrupted> {
+    ) -> Result<Vec<Segment>, Interrupted> {
         let mut segments = self.plan_stripe(table, stripe, fragments).map_err(Interrupted::Refused)?;
-        for row in self.geometry.rows() {
-            if let Some(member) = self.row_member(table, stripe, row) {
-                let provisioned = self.provision(member, self.geometry.stripe_offset(stripe)).await;
-                provisioned.map_err(Interrupted::Refused)?;
-            }
-        }
         self.give_scratch(&mut segments).await;
         for segment in
             join_all(segments.iter_mut().map(|segment| self.read_old(table, stripe, segment))).await
@@ -89,11 +143,11 @@ impl Core {
         for segment in &mut segments {
             self.compute(segment)
                 .map_err(|()| Interrupted::Refused(self.unknown(IoOperation::Write, stripe)))?;
+            let parity = std::mem::take(&mut segment.parity);
+            segment.fresh = parity.into_iter().map(|row| (row.row, row.buffer.freeze())).collect();
+            segment.old.clear();
         }
-        let durability = strictest(fragments);
-        let _dirty = self.mark_dirty(stripe..stripe + 1).await.map_err(Interrupted::Refused)?;
-        let results = self.put_in_place(table, stripe, segments, durability).await;
-        self.settle_unit_writes(stripe..stripe + 1, results).await.map_err(Interrupted::Refused)
+        Ok(segments)
     }
 
     fn plan_stripe(
@@ -111,7 +165,7 @@ impl Core {
                 let plan = plan_segment(&self.geometry, stripe, &missing, in_sync, columns.clone(), &written)
                     .map_err(|_| self.unknown(IoOperation::Write, stripe))?;
                 let new = written.iter().map(|&row| (row, self.new_data(fragments, row, &columns))).collect();
-                Ok(Segment { plan, new, old: Vec::new(), parity: Vec::new() })
+                Ok(Segment { plan, new, old: Vec::new(), parity: Vec::new(), fresh: Vec::new() })
             })
             .collect()
     }
@@ -164,28 +218,33 @@ impl Core {
     }
 
     fn compute(&self, segment: &mut Segment) -> Result<(), ()> {
-        let Segment { plan, new, old, parity } = segment;
+        let Segment { plan, new, old, parity, .. } = segment;
         let mut views: Vec<&mut [u8]> = parity.iter_mut().map(|row| &mut row.buffer[..]).collect();
         let new = |row: Row| new.get(&row).map_or(&[][..], |data| &data[..]);
         let old = |row: Row| old.iter().find(|read| read.row == row).map_or(&[][..], |read| &read.buffer[..]);
         compute_parity(self.kernel, &self.geometry, plan, new, old, &mut views).map_err(|_| ())
     }
 
-    async fn put_in_place(
+    /// Only members that the plan counted on are written (one that came since is not there for this stripe yet), and of
+    /// those only who is still in the array.
+    async fn write_prepared(
         &self,
-        table: &MemberTable,
         stripe: u64,
-        segments: Vec<Segment>,
+        prepared: Prepared,
         durability: Durability,
     ) -> Vec<(Arc<Member>, Result<(), IoError>)> {
         let mut writes = Vec::new();
+        let Prepared { table, segments } = prepared;
+        let current = self.table();
         for segment in segments {
             let at = self.column_offset(stripe, &segment.plan.columns);
-            let Segment { plan, new, parity, .. } = segment;
+            let Segment { plan, new, fresh, .. } = segment;
             let data = plan.data_writes.iter().filter_map(|row| Some((*row, new.get(row)?.clone())));
-            let parity = parity.into_iter().map(|row| (row.row, row.buffer.freeze()));
-            for (row, bytes) in data.chain(parity).collect::<Vec<_>>() {
-                let Some(member) = self.row_member(table, stripe, row) else { continue };
+            for (row, bytes) in data.chain(fresh).collect::<Vec<_>>() {
+                let Some(member) = self.row_member(&table, stripe, row) else { continue };
+                if current.slot_of(member.number).is_none() {
+                    continue;
+                }
                 let member = Arc::clone(member);
                 writes.push(async move {
                     let result = member.write(at, bytes, durability).await;

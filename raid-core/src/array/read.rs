@@ -64,18 +64,27 @@ impl Core {
     }
 
     async fn read_from_stripe(&self, part: Part) -> ReadResult {
+        let Part { unit, start, buffer } = part;
+        match &self.journal {
+            Some(journal) => self.read_through_journal(journal, unit, start, buffer).await,
+            None => self.read_in_place(unit, start, buffer).await,
+        }
+    }
+
+    /// What is in place of a part of a chunk: `start` bytes into the stripe's user data.
+    pub(crate) async fn read_in_place(&self, unit: u64, start: u32, buffer: Buffer) -> ReadResult {
         let chunk = self.geometry.chunk_bytes();
-        let row = Row::Data((part.start / chunk) as u16);
-        let column = part.start % chunk;
-        let columns = column..column + part.buffer.len() as u32;
+        let row = Row::Data((start / chunk) as u16);
+        let column = start % chunk;
+        let columns = column..column + buffer.len() as u32;
         let table = self.table();
-        let Some(member) = self.row_member(&table, part.unit, row) else {
-            return self.read_degraded(part, row, columns).await;
+        let Some(member) = self.row_member(&table, unit, row) else {
+            return self.read_degraded(Part { unit, start, buffer }, row, columns).await;
         };
-        let (buffer, result) = member.read(self.column_offset(part.unit, &columns), part.buffer).await;
+        let (buffer, result) = member.read(self.column_offset(unit, &columns), buffer).await;
         match result {
             Ok(()) => (buffer, Ok(())),
-            Err(_) => self.read_degraded(Part { buffer, ..part }, row, columns).await,
+            Err(_) => self.read_degraded(Part { unit, start, buffer }, row, columns).await,
         }
     }
 

@@ -172,6 +172,17 @@ impl Core {
 
     async fn finish_rebuild(&self, rebuild: &Rebuild) -> Result<Ended, IoError> {
         rebuild.member.flush().await?;
+        let joined = self.join_journal(&rebuild.member).await;
+        let ended = match joined {
+            Ok(()) => self.call_in_sync(rebuild).await,
+            Err(error) => Err(error),
+        };
+        self.end_joining();
+        ended
+    }
+
+    /// All of it is filled and flushed, and its journal holds copies: say so durably.
+    async fn call_in_sync(&self, rebuild: &Rebuild) -> Result<Ended, IoError> {
         let mut control = self.control.lock().await;
         if !self.is_rebuilding(rebuild) {
             return Ok(Ended::Interrupted);

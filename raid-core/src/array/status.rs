@@ -98,7 +98,7 @@ pub struct ArrayStatus {
     pub state: ArrayState,
     /// Chunk size; 0 for RAID 1, which has none.
     pub chunk_bytes: u32,
-    /// `bitmap` or `none`.
+    /// `journal`, `bitmap` or `none`.
     pub policy: String,
     /// User data the array holds.
     pub size_bytes: u64,
@@ -114,6 +114,10 @@ pub struct ArrayStatus {
     pub dirty_regions: u64,
     /// Regions that may be out of sync until resync has been over them.
     pub unsynced_regions: u64,
+    /// Journalled data that is not in its place yet.
+    pub journal_bytes: u64,
+    /// Bytes that nobody can know any more: they read as errors until they are rewritten.
+    pub lost_bytes: u64,
     /// What a person should know: how it was assembled, what went wrong.
     pub notes: Vec<String>,
 }
@@ -163,6 +167,11 @@ pub enum ArrayEvent {
     ReadErrorCorrected {
         /// The member's path.
         path: PathBuf,
+    },
+    /// Blocks became unknowable: they read as errors until they are rewritten.
+    DataLost {
+        /// How many bytes.
+        bytes: u64,
     },
     /// More members are lost than the level tolerates.
     ArrayFailed {

@@ -280,6 +280,8 @@ impl Array {
             events,
             dirty_regions: core.dirty.dirty_count(),
             unsynced_regions: core.dirty.unsynced_count(),
+            journal_bytes: core.journal.as_ref().map_or(0, super::journal::Journal::used_bytes),
+            lost_bytes: core.lost_bytes(),
             notes: lock(&core.notes).clone(),
         }
     }

@@ -40,6 +40,9 @@ impl Core {
 
     /// Queue at the unit; lead the batch if it falls to us.
     async fn write_unit(&self, unit: u64, fragment: Fragment) -> Result<(), IoError> {
+        if let Some(journal) = &self.journal {
+            return self.write_through_journal(journal, unit, fragment).await;
+        }
         let (held, mut batch) = match self.locks.write(unit, fragment).await {
             Turn::Done(outcome) => return outcome,
             Turn::Lead(held, batch) => (held, batch),
@@ -62,7 +65,10 @@ impl Core {
     /// Make everything acknowledged so far durable.
     pub(crate) async fn flush(&self) -> Result<(), IoError> {
         let _inside = self.enter(IoOperation::Flush, 0, 0)?;
-        self.flush_members().await
+        match &self.journal {
+            Some(journal) => self.flush_journal(journal).await,
+            None => self.flush_members().await,
+        }
     }
 
     /// Make a range read as zeros; `discard` gives the members' space back as well.
@@ -82,12 +88,16 @@ impl Core {
         }
         let (start, end) = (whole.start * unit_bytes, whole.end * unit_bytes);
         self.write_zeros(offset, start - offset, durability).await?;
-        let step = (limits::ZERO_RUN_BYTES / u64::from(self.geometry.chunk_bytes())).max(1);
+        let step = (limits::ZERO_RUN_BYTES / u64::from(self.geometry.chunk_bytes()))
+            .clamp(1, limits::ZERO_RUN_UNITS);
         let mut unit = whole.start;
         while unit < whole.end {
             let run = unit..(unit + step).min(whole.end);
             unit = run.end;
-            self.zero_units(run, durability, discard).await?;
+            match &self.journal {
+                Some(journal) => self.zero_through_journal(journal, run, discard).await?,
+                None => self.zero_units(run, durability, discard).await?,
+            }
         }
         self.write_zeros(end, offset + length - end, durability).await
     }
@@ -109,6 +119,16 @@ impl Core {
         discard: bool,
     ) -> Result<(), IoError> {
         let _held = self.locks.exclusive_range(units.clone()).await;
+        self.zero_in_place(units, durability, discard).await
+    }
+
+    /// The same for units that are held.
+    pub(crate) async fn zero_in_place(
+        &self,
+        units: Range<u64>,
+        durability: Durability,
+        discard: bool,
+    ) -> Result<(), IoError> {
         let table = self.table();
         self.missing_for_write(&table, units.start)?;
         let _dirty = self.mark_dirty(units.clone()).await?;

@@ -1,0 +1,284 @@
+//! From the journal to the stripes' places: in the background, many stripes at a time, so that they share commits and flushes.
+//!
+//! A round, for each of its stripes (J3):
+//! 1. hold it, and freeze what is pending;
+//! 2. read old data, compute the new parity;
+//! 3. journal the parity, and wait until that is durable;
+//! 4. only then write data and parity in place, then flush;
+//! 5. strike off lost blocks that were rewritten, durably; then forget the stripe's records and let it go.
+//!
+//! A crash before 3 leaves the stripe as it was, and its data in the ring. After 3 all of it is in the ring, and is put in
+//! place again: a missing member costs nothing.
+
+use std::ops::Range;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use block_io::{Durability, IoError, IoErrorKind};
+use futures_util::future::join_all;
+use tokio::time::Instant;
+
+use super::Journal;
+use super::commit::{Group, What};
+use crate::array::core::{Core, lock};
+use crate::array::locks::{Fragment, UnitGuard};
+use crate::array::parity_write::Prepared;
+use crate::array::settle::Trust;
+use crate::journal::overlay::Frozen;
+use crate::limits;
+use crate::sabotage::{self, Sabotage};
+
+/// A stripe of a round. Its guard holds it to the end.
+struct Work {
+    stripe: u64,
+    frozen: Frozen,
+    prepared: Prepared,
+    _held: UnitGuard,
+}
+
+impl Core {
+    /// Destage until the array stops.
+    pub(in crate::array) async fn destage(&self) {
+        let Some(journal) = self.has_journal() else { return };
+        let _turn = self.destage_turn.lock().await;
+        let mut seen = self.gate.started();
+        while !(self.has_failed() || self.is_stopping() && journal.draining.load(Ordering::Acquire)) {
+            let began = Instant::now();
+            if self.destage_some(journal, seen).await {
+                self.yield_to_clients_under(journal, &mut seen, began.elapsed()).await;
+                continue;
+            }
+            seen = self.gate.started();
+            let linger = Duration::from_millis(limits::DESTAGE_LINGER_MS);
+            let _ = tokio::time::timeout(linger, journal.work.notified()).await;
+        }
+    }
+
+    /// Clients go first, unless they wait for room.
+    async fn yield_to_clients_under(&self, journal: &Journal, seen: &mut u64, took: Duration) {
+        if journal.waiting.load(Ordering::Acquire) > 0 {
+            tokio::task::yield_now().await;
+        } else {
+            self.yield_to_clients(seen, took).await;
+        }
+    }
+
+    /// One round, if there is reason for one. True if there was.
+    async fn destage_some(&self, journal: &Journal, seen: u64) -> bool {
+        let stripes = self.pick_stripes(journal, seen);
+        let found = !stripes.is_empty();
+        if found && let Err(error) = self.destage_round(journal, stripes).await {
+            tracing::warn!(array = %self.name, %error, "destaging");
+        }
+        let waiting = journal.waiting.load(Ordering::Acquire) > 0;
+        let worth_it = waiting || lock(&journal.ledger).is_pressed() || !found;
+        if worth_it && lock(&journal.ledger).could_free() && !self.has_failed() {
+            // A failure of all members stops the array, and says so there.
+            return self.move_tail(journal).await.is_ok() && found;
+        }
+        found
+    }
+
+    /// Whole stripes first; the oldest, where room is short or clients are quiet.
+    fn pick_stripes(&self, journal: &Journal, seen: u64) -> Vec<u64> {
+        let quiet = self.gate.started() == seen && self.gate.count() == 0;
+        let half_full = journal.memory.used_bytes() > journal.memory.capacity_bytes() / 2;
+        let waiting = journal.waiting.load(Ordering::Acquire) > 0;
+        let whole = self.geometry.unit_data_bytes();
+        let ledger = lock(&journal.ledger);
+        let eager = quiet || half_full || waiting || ledger.is_pressed();
+        let listed: Vec<u64> =
+            ledger.oldest_stripes().map(|(_, stripe)| stripe).take(limits::DESTAGE_CANDIDATES).collect();
+        drop(ledger);
+        let mut budget = limits::SCRATCH_BYTES / 2;
+        let cost = |stripe| self.destage_cost(journal, stripe);
+        let mut picked: Vec<u64> = Vec::new();
+        let is_whole = |stripe: &u64| journal.overlay.is_whole(*stripe, whole);
+        let (first, rest): (Vec<u64>, Vec<u64>) = if waiting {
+            // Under pressure the oldest, whatever it is: only that moves the tail.
+            (listed, Vec::new())
+        } else {
+            listed.into_iter().partition(is_whole)
+        };
+        for stripe in first.into_iter().chain(rest.into_iter().filter(|_| eager)) {
+            let cost = cost(stripe);
+            if !picked.is_empty() && (cost > budget || picked.len() == limits::DESTAGE_ROUND) {
+                break;
+            }
+            budget = budget.saturating_sub(cost);
+            picked.push(stripe);
+        }
+        picked.sort_unstable();
+        picked
+    }
+
+    /// Memory that a stripe's parity may need, with what is read for it.
+    fn destage_cost(&self, journal: &Journal, stripe: u64) -> u64 {
+        let columns = journal.overlay.columns(stripe, self.geometry.chunk_bytes());
+        columns * (u64::from(self.geometry.members()) + u64::from(journal.shape.parities))
+    }
+
+    /// Put these stripes (ascending) in place.
+    async fn destage_round(&self, journal: &Journal, stripes: Vec<u64>) -> Result<(), IoError> {
+        let mut held = Vec::with_capacity(stripes.len());
+        for stripe in stripes {
+            let guard = self.locks.exclusive(stripe).await;
+            if let Some(frozen) = journal.overlay.freeze(stripe) {
+                held.push((stripe, frozen, guard));
+            }
+        }
+        let preparing = held.into_iter().map(|(stripe, frozen, _held)| async move {
+            let fragments = fragments_of(&frozen);
+            let prepared = self.prepare_or_settle(stripe, &fragments).await?;
+            Ok::<Work, IoError>(Work { stripe, frozen, prepared, _held })
+        });
+        let mut outcome = Ok(());
+        let mut round = Vec::new();
+        for prepared in join_all(preparing).await {
+            match prepared {
+                Ok(work) => round.push(work),
+                Err(error) => outcome = Err(error),
+            }
+        }
+        self.journal_parity(journal, &round).await?;
+        if sabotage::planted(Sabotage::OverlayDroppedEarly) {
+            round.iter().for_each(|work| self.forget_frozen(journal, work.stripe));
+        }
+        if sabotage::planted(Sabotage::TailAdvancedEarly) {
+            round.iter().for_each(|work| lock(&journal.ledger).unlist_stripe(work.frozen.from, work.stripe));
+            self.move_tail(journal).await?;
+        }
+        self.put_round_in_place(journal, round).await.and(outcome)
+    }
+
+    /// Compute a stripe's parity; what cannot be known any more is listed, so that what is known can be put in place.
+    async fn prepare_or_settle(&self, stripe: u64, fragments: &[Fragment]) -> Result<Prepared, IoError> {
+        match self.prepare_stripe(stripe, fragments).await {
+            Err(error) if error.kind == IoErrorKind::Medium => {
+                let trust = if self.in_sync(stripe) { Trust::Parity } else { Trust::Nothing };
+                self.settle_stripe(stripe, trust).await?;
+                self.prepare_stripe(stripe, fragments).await
+            }
+            result => result,
+        }
+    }
+
+    async fn journal_parity(&self, journal: &Journal, round: &[Work]) -> Result<(), IoError> {
+        if sabotage::planted(Sabotage::ParityNotJournalled) {
+            for work in round {
+                lock(&journal.ledger).release(work.frozen.promised);
+                journal.overlay.spend(work.stripe);
+            }
+            return Ok(());
+        }
+        let queued: Vec<_> = round
+            .iter()
+            .map(|work| {
+                let group = Group {
+                    stripe: work.stripe,
+                    from: work.frozen.from,
+                    to: work.frozen.to,
+                    parts: work.prepared.parity(),
+                };
+                journal.enqueue(What::Group(group), work.frozen.promised)
+            })
+            .collect();
+        for done in queued {
+            self.committed(journal, done).await?;
+        }
+        Ok(())
+    }
+
+    /// The parity is in the ring: data and parity go to their places.
+    async fn put_round_in_place(&self, journal: &Journal, round: Vec<Work>) -> Result<(), IoError> {
+        let mut rewritten: Vec<Range<u64>> = Vec::new();
+        let unit = u64::from(self.geometry.unit_data_bytes());
+        let mut guards = Vec::with_capacity(round.len());
+        let mut writing = Vec::with_capacity(round.len());
+        for Work { stripe, frozen, prepared, _held } in round {
+            rewritten.extend(frozen.pieces.iter().map(|(start, data)| {
+                let at = stripe * unit + u64::from(start);
+                at..at + data.len() as u64
+            }));
+            writing.push(self.put_in_place(stripe, prepared, Durability::Cached));
+            guards.push((stripe, _held));
+        }
+        for result in join_all(writing).await {
+            result?;
+        }
+        self.flush_members().await?;
+        self.rewritten(rewritten.into_iter()).await?;
+        for (stripe, _held) in guards {
+            self.forget_frozen(journal, stripe);
+        }
+        journal.wake_waiting();
+        Ok(())
+    }
+
+    /// What was frozen is in place: it counts no more.
+    fn forget_frozen(&self, journal: &Journal, stripe: u64) {
+        let (frozen, pending) = journal.overlay.thaw(stripe);
+        let mut ledger = lock(&journal.ledger);
+        if let Some(oldest) = frozen {
+            ledger.unlist_stripe(oldest, stripe);
+        }
+        if let Some(oldest) = pending {
+            ledger.list_stripe(oldest, stripe);
+        }
+    }
+
+    /// Put everything in place that is journalled. Nobody writes meanwhile, or it goes on until they stop.
+    pub(in crate::array) async fn drain_journal(&self, journal: &Journal) -> Result<(), IoError> {
+        self.drain_up_to(journal, u64::MAX).await
+    }
+
+    /// Put everything in place that was committed before `sequence`, and say so durably.
+    pub(super) async fn drain_up_to(&self, journal: &Journal, sequence: u64) -> Result<(), IoError> {
+        loop {
+            let barrier = journal.enqueue(What::Barrier, 0);
+            self.committed(journal, barrier).await?;
+            let oldest = lock(&journal.ledger).oldest_needed();
+            let next = lock(&journal.ledger).next_sequence();
+            if oldest >= sequence.min(next) {
+                break;
+            }
+            self.destage_oldest(journal, sequence).await?;
+        }
+        self.move_tail(journal).await
+    }
+
+    async fn destage_oldest(&self, journal: &Journal, before: u64) -> Result<(), IoError> {
+        let listed: Vec<u64> = {
+            let ledger = lock(&journal.ledger);
+            ledger
+                .oldest_stripes()
+                .take_while(|(oldest, _)| *oldest < before)
+                .map(|(_, stripe)| stripe)
+                .take(limits::DESTAGE_ROUND)
+                .collect()
+        };
+        let mut budget = limits::SCRATCH_BYTES / 2;
+        let mut picked = Vec::new();
+        for stripe in listed {
+            let cost = self.destage_cost(journal, stripe);
+            if !picked.is_empty() && cost > budget {
+                break;
+            }
+            budget = budget.saturating_sub(cost);
+            picked.push(stripe);
+        }
+        if picked.is_empty() {
+            // Only an intent is in the way: its writer is at it.
+            let pause = Duration::from_millis(limits::DRAIN_PAUSE_MS);
+            let _ = tokio::time::timeout(pause, journal.work.notified()).await;
+            return Ok(());
+        }
+        picked.sort_unstable();
+        self.destage_round(journal, picked).await
+    }
+}
+
+fn fragments_of(frozen: &Frozen) -> Vec<Fragment> {
+    let durability = Durability::Cached;
+    frozen.pieces.iter().map(|(start, data)| Fragment { start, data: data.clone(), durability }).collect()
+}

@@ -1,0 +1,320 @@
+//! What a start does with the journal it finds (J5). Every step can be cut short and begun again.
+//!
+//! 1. The rings of members that the newest superblock lists as in sync are read (`scan`); the roles are durable by then.
+//! 2. A new epoch is made durable: what is numbered from now on is never mixed up with what was not taken.
+//! 3. The last commit, which alone may lack copies, is copied again.
+//! 4. Of each stripe the newest group is put in place again, or its whole write settled: resynced, and where a member is
+//!    missing as well, restored as far as the intent's CRCs vouch for it. What is left is listed as lost.
+//! 5. Data that no group covers goes through the ordinary destaging.
+//! 6. The tail passes all of it, durably; then clients are served.
+
+use std::sync::Arc;
+
+use block_io::{Buffer, Durability, IoError};
+use bytes::Bytes;
+use futures_util::future::join_all;
+
+use super::Journal;
+use super::scan::{Copy, FoundJournal};
+use crate::array::core::{Core, lock};
+use crate::array::member::Member;
+use crate::array::settle::Trust;
+use crate::format::PAGE_BYTES;
+use crate::format::labsan::LabsanError;
+use crate::format::labsan::journal_head::JournalHead;
+use crate::geometry::Row;
+use crate::journal::ledger::{Shape, next_epoch};
+use crate::journal::pieces::Pieces;
+use crate::journal::replay::{self, Newest, Payload, StripeReplay, Write};
+use crate::limits;
+use crate::sabotage::{self, Sabotage};
+
+/// Why a journal cannot be recovered as it is.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// A commit in the middle cannot be read on any member.
+    #[error(
+        "array {array}: commit {missing} of the journal cannot be read though commit {later} can: acknowledged writes are \
+         lost from there on; attach the disks that are missing, or start with --force to do without those writes"
+    )]
+    Damaged {
+        /// The array's name.
+        array: String,
+        /// The first that is missing.
+        missing: u64,
+        /// One that is there.
+        later: u64,
+    },
+    /// No member has a journal head that can be read.
+    #[error(
+        "array {array}: no member's journal can be found: writes that were acknowledged may be in it; attach the disks that are \
+         missing, or start with --force to do without them"
+    )]
+    Missing {
+        /// The array's name.
+        array: String,
+    },
+    /// Made by a newer labsan.
+    #[error("{member}: {error}")]
+    Newer {
+        /// The member's path.
+        member: String,
+        /// What is new.
+        error: LabsanError,
+    },
+    /// A device failed.
+    #[error(transparent)]
+    Io(#[from] IoError),
+}
+
+impl FoundJournal {
+    /// The head of the life that begins now.
+    pub(in crate::array) fn next_head(&self, nonce: u64) -> JournalHead {
+        if sabotage::planted(Sabotage::StaleEpochReplayed) {
+            return JournalHead { generation: self.head.generation + 1, ..self.head.clone() };
+        }
+        next_epoch(Some(&self.head), self.head.tail, self.end, self.head.ring_bytes, nonce)
+    }
+
+    /// md ran the array since, or it was stopped cleanly: what the rings hold is dead.
+    pub(in crate::array) fn forget_records(&mut self) {
+        let beyond = self.records.last().map_or(self.head.tail, |record| record.sequence + 1);
+        self.head.tail = beyond.max(self.end);
+        self.end = self.head.tail;
+        self.records.clear();
+        self.copies.clear();
+    }
+
+    pub(in crate::array) fn ring_bytes(&self) -> u64 {
+        self.head.ring_bytes
+    }
+
+    /// A journal that goes on behind these records.
+    pub(in crate::array) fn journal(
+        &self,
+        shape: Shape,
+        nonce: u64,
+        members: impl Iterator<Item = u16>,
+    ) -> Journal {
+        let journal = Journal::new(shape, self.next_head(nonce), self.end, members);
+        let mut ledger = lock(&journal.ledger);
+        for (record, copies) in self.records.iter().zip(&self.copies) {
+            for copy in copies {
+                ledger.open_ring(copy.member.number).adopt(record.sequence, copy.at, copy.bytes);
+            }
+        }
+        drop(ledger);
+        journal
+    }
+}
+
+/// Make durable what the last life left in the journal. When this returns the ring is empty, and clients may be served.
+pub(in crate::array) async fn recover_journal(
+    core: &Core,
+    found: Option<&FoundJournal>,
+) -> Result<(), IoError> {
+    let Some(journal) = core.has_journal() else { return Ok(()) };
+    // What can be read now must survive the next power cut too.
+    core.flush_members().await?;
+    let head = lock(&journal.ledger).head().clone();
+    core.write_heads(journal, &head).await?;
+    let Some(found) = found else { return Ok(()) };
+    if found.records.is_empty() {
+        return Ok(());
+    }
+    core.note(format!("the journal held {} commits: they were recovered", found.records.len()));
+    if !sabotage::planted(Sabotage::NoRecopyAtRecovery) {
+        core.copy_last_commit(journal, found).await?;
+    }
+    let stripes = replay::interpret(&found.records);
+    let mut later = Vec::new();
+    let mut work: Vec<(u64, StripeReplay)> = Vec::new();
+    for (stripe, replay) in stripes {
+        // A record that verified names stripes of this array, or its writer was mad.
+        if stripe < core.geometry.units() {
+            later.extend(replay.later.iter().map(|write| (stripe, *write)));
+            work.push((stripe, replay));
+        }
+    }
+    core.replay_groups(found, &work).await?;
+    for (stripe, replay) in &work {
+        core.resolve_intent(found, *stripe, &replay.newest).await?;
+    }
+    later.sort_by_key(|(_, write)| write.sequence);
+    for (stripe, write) in later {
+        core.keep_found_write(journal, found, stripe, write).await?;
+    }
+    if sabotage::planted(Sabotage::ServedWithIntent) {
+        return Ok(());
+    }
+    core.drain_journal(journal).await
+}
+
+impl Core {
+    async fn copy_last_commit(&self, journal: &Journal, found: &FoundJournal) -> Result<(), IoError> {
+        let (Some(record), Some(copies)) = (found.records.last(), found.copies.last()) else { return Ok(()) };
+        let has = |member: &Member| copies.iter().any(|copy| copy.member.number == member.number);
+        let members = self.members_in_sync();
+        let wanted = journal.shape.copies.min(members.len());
+        let lacking = wanted.saturating_sub(copies.len());
+        let bytes = copies.first().map_or(0, |copy| copy.bytes);
+        let data = self.read_copies(copies, 0, bytes as usize).await?;
+        let mut writes = Vec::new();
+        for member in members.into_iter().filter(|member| !has(member)).take(lacking) {
+            let Some(at) = lock(&journal.ledger).place(member.number, record.sequence, bytes) else {
+                continue;
+            };
+            let data = data.clone();
+            writes.push(async move {
+                let result =
+                    member.device.write(member.layout.journal.offset + at, data, Durability::Durable).await;
+                (member, result)
+            });
+        }
+        let results = join_all(writes).await;
+        self.settle_member_failures(results).await
+    }
+
+    /// Bytes of a record, from whichever copy can be read.
+    async fn read_copies(&self, copies: &[Copy], offset: usize, length: usize) -> Result<Bytes, IoError> {
+        let page = PAGE_BYTES;
+        let (start, end) = (offset / page * page, (offset + length).next_multiple_of(page));
+        let mut outcome =
+            self.error(block_io::IoErrorKind::Medium, block_io::IoOperation::Read, 0, length as u64);
+        for copy in copies {
+            let at = copy.member.layout.journal.offset + copy.at + start as u64;
+            let (buffer, result) = copy.member.device.read(at, Buffer::zeroed(end - start)).await;
+            match result {
+                Ok(()) => return Ok(buffer.freeze().slice(offset - start..offset - start + length)),
+                Err(error) => outcome = error,
+            }
+        }
+        Err(outcome)
+    }
+
+    async fn payload(&self, found: &FoundJournal, payload: Payload) -> Result<Bytes, IoError> {
+        self.read_copies(&found.copies[payload.record], payload.offset, payload.length).await
+    }
+
+    /// Put the newest group of every stripe in place once more, many at a time, then flush.
+    async fn replay_groups(&self, found: &FoundJournal, work: &[(u64, StripeReplay)]) -> Result<(), IoError> {
+        let unit = u64::from(self.geometry.unit_data_bytes());
+        let mut rewritten = Vec::new();
+        for batch in work.chunks(limits::DESTAGE_ROUND) {
+            let replays = batch.iter().filter_map(|(stripe, replay)| match &replay.newest {
+                Newest::Group { writes, parity } => Some(self.replay_group(found, *stripe, writes, parity)),
+                _ => None,
+            });
+            for replayed in join_all(replays).await {
+                let (stripe, pieces) = replayed?;
+                rewritten.extend(pieces.iter().map(|(start, data)| {
+                    let at = stripe * unit + u64::from(start);
+                    at..at + data.len() as u64
+                }));
+            }
+        }
+        self.flush_members().await?;
+        self.rewritten(rewritten.into_iter()).await
+    }
+
+    async fn replay_group(
+        &self,
+        found: &FoundJournal,
+        stripe: u64,
+        writes: &[Write],
+        parity: &[(Row, u32, Payload)],
+    ) -> Result<(u64, Pieces), IoError> {
+        let mut pieces = Pieces::default();
+        for write in writes {
+            let end = write.start.saturating_add(write.payload.length as u32);
+            if end <= self.geometry.unit_data_bytes() {
+                pieces.insert(write.start, self.payload(found, write.payload).await?, write.sequence);
+            }
+        }
+        let chunk = self.geometry.chunk_bytes();
+        let mut rows: Vec<(Row, u32, Bytes)> = Vec::new();
+        for (start, data) in pieces.iter() {
+            let (mut start, mut data) = (start, data.clone());
+            while !data.is_empty() {
+                let part = data.split_to(data.len().min((chunk - start % chunk) as usize));
+                let length = part.len() as u32;
+                rows.push((Row::Data((start / chunk) as u16), start % chunk, part));
+                start += length;
+            }
+        }
+        for (row, column, payload) in parity {
+            if column.saturating_add(payload.length as u32) <= chunk {
+                rows.push((*row, *column, self.payload(found, *payload).await?));
+            }
+        }
+        self.write_rows(stripe, rows).await?;
+        Ok((stripe, pieces))
+    }
+
+    /// Write columns of rows in place, on the members that are there.
+    async fn write_rows(&self, stripe: u64, rows: Vec<(Row, u32, Bytes)>) -> Result<(), IoError> {
+        let table = self.table();
+        let at = self.geometry.stripe_offset(stripe);
+        let writes = rows.into_iter().filter_map(|(row, column, data)| {
+            let member = Arc::clone(self.row_member(&table, stripe, row)?);
+            Some(async move {
+                let result = member.write(at + u64::from(column), data, Durability::Cached).await;
+                (member, result)
+            })
+        });
+        let results = join_all(writes).await;
+        self.settle_member_failures(results).await
+    }
+
+    /// A stripe that was being written, or zeroed, as a whole.
+    async fn resolve_intent(
+        &self,
+        found: &FoundJournal,
+        stripe: u64,
+        newest: &Newest,
+    ) -> Result<(), IoError> {
+        match newest {
+            Newest::Untouched | Newest::Group { .. } => Ok(()),
+            Newest::Intent { checksums } => {
+                let bytes = self.payload(found, *checksums).await?;
+                let sums: Vec<u32> = bytes
+                    .chunks_exact(4)
+                    .map(|sum| u32::from_le_bytes([sum[0], sum[1], sum[2], sum[3]]))
+                    .collect();
+                self.settle_stripe(stripe, Trust::Checksums(&sums)).await
+            }
+            Newest::Zeros => {
+                self.zero_in_place(stripe..stripe + 1, Durability::Cached, false).await?;
+                self.flush_members().await?;
+                let unit = u64::from(self.geometry.unit_data_bytes());
+                self.rewritten(std::iter::once(stripe * unit..(stripe + 1) * unit)).await
+            }
+        }
+    }
+
+    /// Data that nothing covers yet: as if it had just been committed.
+    async fn keep_found_write(
+        &self,
+        journal: &Journal,
+        found: &FoundJournal,
+        stripe: u64,
+        write: Write,
+    ) -> Result<(), IoError> {
+        let end = write.start.saturating_add(write.payload.length as u32);
+        if end > self.geometry.unit_data_bytes() {
+            return Ok(());
+        }
+        let data = self.payload(found, write.payload).await?;
+        // Its room was promised before it was acknowledged.
+        let promised = journal.parity_room(data.len());
+        let number = journal.next_write();
+        journal.overlay.admit(stripe);
+        let first = journal.overlay.commit(stripe, write.start, data, number, write.sequence, promised);
+        let mut ledger = lock(&journal.ledger);
+        ledger.promise(promised);
+        if first {
+            ledger.list_stripe(write.sequence, stripe);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,67 @@
+//! Faults that the simulator plants on purpose, to show that it would find them. Without the `sabotage` feature, which only the
+//! simulator's crate asks for, every question here is answered `false` at compile time.
+
+/// A rule of `docs/crash-consistency.md` left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sabotage {
+    /// J3: data goes in place before its parity is in the journal.
+    ParityNotJournalled,
+    /// J1: writes are acknowledged before their commit is durable.
+    AckBeforeCommit,
+    /// The tail passes records that are not in place yet.
+    TailAdvancedEarly,
+    /// J4: a whole stripe goes in place though records of it are live.
+    BypassWithLiveRecord,
+    /// J4: a whole stripe goes in place without an intent.
+    BypassWithoutIntent,
+    /// J1: commits have one copy too few.
+    FewerCopies,
+    /// J5.3: recovery does not copy the last commit again.
+    NoRecopyAtRecovery,
+    /// J5.4: recovery replays groups that are not their stripe's newest.
+    OlderGroupReplayed,
+    /// Ring space is used again before the tail that frees it is durable.
+    RingReusedEarly,
+    /// J5.2: records of an earlier life are taken for this one's.
+    StaleEpochReplayed,
+    /// J5.6: clients are served while the ring holds an intent.
+    ServedWithIntent,
+    /// J2: what is journalled is forgotten before its whole group is in place.
+    OverlayDroppedEarly,
+    /// A bit of the bitmap is cleared before its region is flushed.
+    BitmapBitClearedEarly,
+    /// A member that missed updates is taken for current.
+    StaleMemberTrusted,
+    /// A spare is called in sync before all of it is filled.
+    SpareInSyncEarly,
+}
+
+#[cfg(feature = "sabotage")]
+mod planted {
+    use super::Sabotage;
+    use std::cell::Cell;
+
+    std::thread_local! {
+        static PLANTED: Cell<Option<Sabotage>> = const { Cell::new(None) };
+    }
+
+    /// Plant a fault on this thread, or take it away.
+    pub fn plant(fault: Option<Sabotage>) {
+        PLANTED.set(fault);
+    }
+
+    pub(crate) fn planted(fault: Sabotage) -> bool {
+        PLANTED.get() == Some(fault)
+    }
+}
+
+#[cfg(feature = "sabotage")]
+pub use planted::plant;
+#[cfg(feature = "sabotage")]
+pub(crate) use planted::planted;
+
+/// Whether this fault is planted: never.
+#[cfg(not(feature = "sabotage"))]
+pub(crate) const fn planted(_fault: Sabotage) -> bool {
+    false
+}
