@@ -7,6 +7,7 @@
 //! | a slot is empty | which | give it a disk; if its old disk is here, that one |
 //! | too many are lost | that nothing is lost that is not lost already | reconnect, stop, start |
 //! | an unclean stop | how much is doubtful | nothing, it runs by itself |
+//! | blocks are lost | how many bytes | nothing: whoever owns the data writes it anew |
 //! | a disk makes errors | how many | nothing yet |
 
 use labsan_api::array::{Array, ArrayState, Member, MemberState, Step};
@@ -15,6 +16,12 @@ use labsan_api::array::{Array, ArrayState, Member, MemberState, Step};
 pub(crate) fn advise(array: &Array, unsynced_regions: u64, notes: &[String]) -> (Vec<String>, Vec<Step>) {
     let mut said = Vec::new();
     said.extend(whole(array, unsynced_regions));
+    if array.lost_bytes > 0 {
+        said.push(format!(
+            "{} byte(s) cannot be known any more: they read as errors until they are written anew",
+            array.lost_bytes
+        ));
+    }
     said.extend(array.members.iter().filter_map(member_sentence));
     said.extend(notes.iter().filter(|note| !said.contains(note)).cloned().collect::<Vec<_>>());
     (said, steps(array))
@@ -115,6 +122,8 @@ mod tests {
             activity: None,
             events: 0,
             dirty_regions: 0,
+            journal_bytes: 0,
+            lost_bytes: 0,
             what_happened: Vec::new(),
             next: Vec::new(),
         }

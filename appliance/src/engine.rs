@@ -21,6 +21,8 @@ pub(crate) fn array(name: &str, status: &core::ArrayStatus) -> Array {
         activity: status.activity.as_ref().map(activity),
         events: status.events,
         dirty_regions: status.dirty_regions,
+        journal_bytes: status.journal_bytes,
+        lost_bytes: status.lost_bytes,
         what_happened: Vec::new(),
         next: Vec::new(),
     };
@@ -117,6 +119,9 @@ pub(crate) fn news(array: &str, event: core::ArrayEvent) -> News {
         Event::ReadErrorCorrected { path } => {
             let message = format!("a bad block of {} was rewritten from redundancy", path.display());
             ("ReadErrorCorrected", Some(path), message)
+        }
+        Event::DataLost { bytes } => {
+            ("DataLost", None, format!("{bytes} bytes of array {array} cannot be known any more"))
         }
         Event::ArrayFailed { reason } => ("ArrayFailed", None, format!("array {array} failed: {reason}")),
         Event::DeviceDisappeared => ("DeviceDisappeared", None, format!("array {array} was stopped")),

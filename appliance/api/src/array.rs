@@ -200,6 +200,12 @@ pub struct Array {
     pub events: u64,
     /// Regions that the write-intent bitmap marks.
     pub dirty_regions: u64,
+    /// Journalled data that is not in its place yet.
+    #[serde(default)]
+    pub journal_bytes: u64,
+    /// Bytes that nobody can know any more: they read as errors until they are rewritten.
+    #[serde(default)]
+    pub lost_bytes: u64,
     /// What happened, in sentences; the most important first.
     pub what_happened: Vec<String>,
     /// What to do now.

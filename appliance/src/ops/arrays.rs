@@ -94,7 +94,11 @@ fn check_shape(request: &CreateArray) -> Result<Level, Failure> {
 }
 
 fn default_policy(level: Level) -> Policy {
-    if level == Level::Raid0 { Policy::None } else { Policy::Bitmap }
+    match level {
+        Level::Raid0 => Policy::None,
+        Level::Raid1 | Level::Raid10 => Policy::Bitmap,
+        Level::Raid5 | Level::Raid6 => Policy::Journal,
+    }
 }
 
 /// True if the array that has this name was made by the same request.

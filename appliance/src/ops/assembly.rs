@@ -12,7 +12,7 @@ use block_io::IoError;
 use block_io::file::{DeviceIdentity, FileDevice, OpenOptions};
 use labsan_api::array::{RefusedArray, StartArrays, Started, Step};
 use labsan_api::names;
-use raid_core::array::{Array, AssembleError, AssembleOptions, Examination, assemble, examine};
+use raid_core::array::{Array, AssembleError, AssembleOptions, Examination, JournalError, assemble, examine};
 use raid_core::format::assembly::AssemblyRefusal;
 use uuid::Uuid;
 
@@ -299,6 +299,8 @@ fn refusal(group: &Group, error: &Failure) -> RefusedArray {
         error,
         Failure::Assemble(AssembleError::Refused(
             AssemblyRefusal::UncleanDegraded { .. } | AssemblyRefusal::JournalLost { .. }
+        )) | Failure::Assemble(AssembleError::Journal(
+            JournalError::Damaged { .. } | JournalError::Missing { .. }
         ))
     );
     let mut next = vec![step("once that is put right, start it", "raidctl array start --scan".into())];

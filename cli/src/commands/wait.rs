@@ -162,6 +162,8 @@ mod tests {
             }),
             events: 0,
             dirty_regions: 0,
+            journal_bytes: 0,
+            lost_bytes: 0,
             what_happened: Vec::new(),
             next: Vec::new(),
         }

@@ -36,6 +36,8 @@ fn demo(state: ArrayState) -> Array {
         activity: None,
         events: 12,
         dirty_regions: 0,
+        journal_bytes: 0,
+        lost_bytes: 0,
         what_happened: Vec::new(),
         next: Vec::new(),
     }
