@@ -77,6 +77,8 @@ pub struct Verdict {
     pub lost_writes: BTreeSet<u64>,
     /// What became of the writes that were in flight.
     pub in_flight: InFlight,
+    /// Blocks of writes in flight that nobody can know.
+    pub unknown: u64,
 }
 
 /// How many writes that nobody heard of again were found.
@@ -247,6 +249,25 @@ impl Ledger {
         }
     }
 
+    /// After a crash, before [`Self::settle`]: these sectors cannot be known, and are written with zeros, durably. `false` if any of
+    /// them was not being written when the crash came.
+    pub fn replace_unknown(&mut self, sectors: Range<u64>) -> bool {
+        let in_flight = |sector: u64| {
+            self.unanswered
+                .keys()
+                .any(|one| self.write(*one).is_some_and(|write| write.sectors.contains(&sector)))
+        };
+        if !sectors.clone().all(in_flight) {
+            return false;
+        }
+        self.writes.push(Write { sectors: sectors.clone(), fua: true, zeros: true });
+        let generation = self.writes.len() as u64;
+        for sector in indexes(&sectors) {
+            (self.newest[sector], self.durable[sector]) = (generation, generation);
+        }
+        true
+    }
+
     fn may_hold(&self, at: usize, generation: u64) -> bool {
         let covers = |write: &Write| write.sectors.contains(&(at as u64));
         generation == self.durable[at]
@@ -402,6 +423,18 @@ mod tests {
         assert_eq!(crash(&mut ledger, &lun).sectors, 0);
         assert_eq!(crash(&mut ledger, &after).sectors, 1);
         assert_eq!(crash(&mut ledger, &before).sectors, 3);
+    }
+
+    #[test]
+    fn only_what_was_in_flight_may_be_unknown() {
+        let (mut ledger, mut lun) = (Ledger::new(0, BYTES, false), vec![0; BYTES as usize]);
+        let old = write(&mut ledger, &mut lun, 0..16, false);
+        ledger.acknowledge(old);
+        write(&mut ledger, &mut lun, 0..12, false);
+        assert!(ledger.replace_unknown(0..8));
+        assert!(!ledger.replace_unknown(8..16), "sectors 12 to 15 were acknowledged");
+        lun[..8 * SECTOR].fill(0);
+        assert_eq!(crash(&mut ledger, &lun).sectors, 0);
     }
 
     #[test]

@@ -21,6 +21,8 @@ const HOT_SECTORS: u64 = 512;
 const SECTORS_PER_BLOCK: u64 = 8;
 /// What is read back at a time.
 const READ_SECTORS: u64 = 4096;
+/// Sectors of the blocks in which an array loses what it cannot know.
+const BLOCK_SECTORS: usize = 8;
 
 /// A LUN's record, shared by those who write to it.
 pub type Shared = Arc<Mutex<Ledger>>;
@@ -302,11 +304,36 @@ pub fn check(url: &str, ledger: &Shared, dir: &Path) -> Result<Verdict> {
     for first in (0..sectors).step_by(usize::try_from(READ_SECTORS)?) {
         let count = READ_SECTORS.min(sectors - first);
         let mut data = vec![0; usize::try_from(count)? * SECTOR];
-        connection.read(first * SECTOR as u64, &mut data)?;
-        ledger.check_after_crash(first, &data, &mut verdict);
+        if connection.read(first * SECTOR as u64, &mut data)? {
+            ledger.check_after_crash(first, &data, &mut verdict);
+            continue;
+        }
+        for block in (first..first + count).step_by(BLOCK_SECTORS) {
+            check_block(&mut connection, &mut ledger, block, &mut verdict)?;
+        }
     }
     verdict.in_flight = ledger.settle();
     Ok(verdict)
+}
+
+/// What a power cut together with lost disks leaves of a whole stripe that was being written may be unknowable: it is an error then,
+/// until it is written again. Nothing that was acknowledged, and not being overwritten, may be.
+fn check_block(
+    connection: &mut Connection,
+    ledger: &mut Ledger,
+    first: u64,
+    verdict: &mut Verdict,
+) -> Result<()> {
+    let mut data = [0; BLOCK_SECTORS * SECTOR];
+    if connection.read(first * SECTOR as u64, &mut data)? {
+        ledger.check_after_crash(first, &data, verdict);
+        return Ok(());
+    }
+    if !ledger.replace_unknown(first..first + BLOCK_SECTORS as u64) {
+        bail!("sectors from {first} cannot be read, though no write of them was in flight");
+    }
+    verdict.unknown += 1;
+    connection.write(first * SECTOR as u64, &[0; BLOCK_SECTORS * SECTOR])
 }
 
 /// What was lost, in words.

@@ -76,6 +76,9 @@ pub enum Request<'a> {
     Flush,
 }
 
+/// The error of a medium that cannot tell.
+const EIO: u32 = 5;
+
 /// An open export: requests in, replies out, in any order.
 #[derive(Debug)]
 pub struct Connection {
@@ -141,14 +144,24 @@ impl Connection {
         still_there(self.stream.read_exact(into))
     }
 
-    /// Reads and waits for it.
-    pub fn read(&mut self, offset: u64, into: &mut [u8]) -> Result<()> {
+    /// Reads and waits for it. Gives `false` where the target has an error instead of data.
+    pub fn read(&mut self, offset: u64, into: &mut [u8]) -> Result<bool> {
         ensure!(self.send(0, offset, &Request::Read(u32::try_from(into.len())?))?, "qemu-nbd is gone");
         match self.receive()? {
             Some((0, 0)) => ensure!(self.receive_data(into)?, "qemu-nbd is gone"),
+            Some((0, EIO)) => return Ok(false),
             reply => bail!("reading {} bytes at {offset}: {reply:?} (handle, error)", into.len()),
         }
-        Ok(())
+        Ok(true)
+    }
+
+    /// Writes durably and waits for it.
+    pub fn write(&mut self, offset: u64, data: &[u8]) -> Result<()> {
+        ensure!(self.send(0, offset, &Request::Write(data, true))?, "qemu-nbd is gone");
+        match self.receive()? {
+            Some((0, 0)) => Ok(()),
+            reply => bail!("writing {} bytes at {offset}: {reply:?} (handle, error)", data.len()),
+        }
     }
 }
 
