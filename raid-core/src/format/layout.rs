@@ -9,7 +9,7 @@
 //!          lost-block list A, B           32 KiB each
 //!          journal head                   64 KiB
 //!          written map                    192 KiB
-//!   1 MiB  journal ring                   clamp(member / 64, 4 MiB, 1 GiB), less on members below 64 MiB
+//!   1 MiB  journal ring                   member / 16 up to 64 MiB, then member / 64 up to 1 GiB; at least 2 MiB
 //!          checksums                      a CRC32C for every 4 KiB of data
 //!          data                           from the next MiB to the last whole MiB
 //! ```
@@ -412,13 +412,10 @@ const fn fixed_bytes() -> u64 {
     64 * KIB + 2 * CONFIG_BYTES + 2 * LOST_BYTES + JOURNAL_HEAD_BYTES + WRITTEN_MAP_BYTES
 }
 
-/// A 64th of the member between 4 MiB and 1 GiB; below 64 MiB a 16th, at least 2 MiB. Whole MiB.
+/// A 16th of the member up to 64 MiB, from there on a 64th up to 1 GiB; at least 2 MiB, in whole MiB.
 fn journal_bytes(size_bytes: u64) -> u64 {
-    let wanted = if size_bytes < 64 * MIB {
-        (size_bytes / 16).max(MIN_JOURNAL_BYTES)
-    } else {
-        (size_bytes / 64).clamp(4 * MIB, MAX_JOURNAL_BYTES)
-    };
+    let wanted = (size_bytes / 16).min(64 * MIB).max(size_bytes / 64);
+    let wanted = wanted.clamp(MIN_JOURNAL_BYTES, MAX_JOURNAL_BYTES);
     wanted - wanted % MIB
 }
 
