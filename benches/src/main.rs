@@ -3,6 +3,9 @@
 //! labsan serves RAID 5 over four files as `labsand demo` makes it; tgt serves one plain, unprotected file.
 //! Both lie on one tmpfs, so that what is measured is the target's own work. The same client programs drive both
 //! in turn, workload by workload, round by round; the middle round counts.
+//!
+//! With `--policies`, labsan is measured beside itself: RAID 5 (4+1) with a journal, and with a bitmap, over files on a
+//! file system with a disk behind it, because what a journal saves is waiting for disks.
 
 mod clients;
 mod table;
@@ -16,7 +19,7 @@ use std::process::Command;
 use std::time::Duration;
 use system_tests::lab::free_port;
 use table::{Cell, Row};
-use targets::{Labsan, Target, Tgt};
+use targets::{Labsan, Policied, Target, Tgt};
 
 /// Measure labsan (RAID 5 over four files) and tgt (one plain file) on the same tmpfs with the same clients.
 #[derive(Debug, Parser)]
@@ -30,9 +33,12 @@ struct Options {
     /// Size of the LUNs, in MiB.
     #[arg(long, default_value_t = 512)]
     lun_mib: u64,
-    /// Where the files go; a tmpfs.
-    #[arg(long, default_value = "/dev/shm")]
-    dir: PathBuf,
+    /// Where the files go: by default a tmpfs, with --policies a place on disk.
+    #[arg(long)]
+    dir: Option<PathBuf>,
+    /// Measure labsan's policies journal and bitmap beside each other, writes only.
+    #[arg(long)]
+    policies: bool,
     /// Measure one target only.
     #[arg(long, value_enum)]
     only: Option<Peer>,
@@ -58,7 +64,8 @@ fn main() -> Result<()> {
     if options.quick {
         (options.seconds, options.rounds, options.lun_mib) = (0.2, 1, 64);
     }
-    for tool in ["iscsi-perf", "qemu-img", "tgtd", "tgtadm"] {
+    let tools = ["iscsi-perf", "qemu-img", "tgtd", "tgtadm"];
+    for tool in if options.policies { &tools[1..2] } else { &tools[..] } {
         system_tests::tools::need(tool)?;
     }
     let targets = start_targets(&options)?;
@@ -76,12 +83,23 @@ fn main() -> Result<()> {
 fn start_targets(options: &Options) -> Result<Vec<Box<dyn Target>>> {
     let lun_bytes = options.lun_mib << 20;
     let mut targets: Vec<Box<dyn Target>> = Vec::new();
+    let dir = options
+        .dir
+        .clone()
+        .unwrap_or_else(|| PathBuf::from(if options.policies { "/var/tmp" } else { "/dev/shm" }));
+    if options.policies {
+        build_labsan()?;
+        for policy in ["bitmap", "journal"] {
+            targets.push(Box::new(Policied::start(&dir, policy, lun_bytes)?));
+        }
+        return Ok(targets);
+    }
     if options.only != Some(Peer::Labsan) {
-        targets.push(Box::new(Tgt::start(&options.dir, free_port()?, lun_bytes)?));
+        targets.push(Box::new(Tgt::start(&dir, free_port()?, lun_bytes)?));
     }
     if options.only != Some(Peer::Tgt) {
         build_labsan()?;
-        targets.push(Box::new(Labsan::start(&options.dir, free_port()?, lun_bytes)?));
+        targets.push(Box::new(Labsan::start(&dir, free_port()?, lun_bytes)?));
     }
     Ok(targets)
 }
@@ -110,7 +128,10 @@ fn build_labsan() -> Result<()> {
 }
 
 fn measure_all(options: &Options, targets: &[Box<dyn Target>], clients: &[Client]) -> Result<Vec<Row>> {
-    let wanted = |w: &&Workload| options.workload.as_ref().is_none_or(|part| w.name.contains(part));
+    let wanted = |w: &&Workload| {
+        let writes = !options.policies || w.direction == clients::Direction::Write;
+        writes && options.workload.as_ref().is_none_or(|part| w.name.contains(part))
+    };
     let mut rows = Vec::new();
     for workload in clients::WORKLOADS.iter().filter(wanted) {
         eprintln!("{}", workload.name);

@@ -8,13 +8,16 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 use system_tests::process::{mortal, wait_for};
-use system_tests::{Background, run, tools};
+use system_tests::{Background, IQN, Kind, Lab, run, tools};
 use tempfile::TempDir;
 
 const START_LIMIT: Duration = Duration::from_secs(30);
 const TGT_IQN: &str = "iqn.2026-11.org.labsan:peer";
 const DEMO_IQN: &str = "iqn.2026-11.org.labsan:demo";
 const DATA_DISKS: u64 = 3;
+/// Data disks where policies are compared: 4+1.
+const POLICY_DATA_DISKS: u64 = 4;
+const POLICY_DISK_BYTES: u64 = 1 << 30;
 /// Metadata and rounding on each of labsan's members.
 const MEMBER_OVERHEAD_BYTES: u64 = 64 << 20;
 
@@ -124,6 +127,40 @@ impl Target for Labsan {
     }
     fn pid(&self) -> u32 {
         self.process.pid()
+    }
+}
+
+/// An array of RAID 5 over five files (4+1) with one policy or the other.
+#[derive(Debug)]
+pub(crate) struct Policied {
+    lab: Lab,
+    policy: &'static str,
+}
+
+impl Policied {
+    pub(crate) fn start(parent: &Path, policy: &'static str, lun_bytes: u64) -> Result<Self> {
+        // Not much smaller than a disk that anyone would use: the journal's size follows from it.
+        let disk_bytes = (lun_bytes / POLICY_DATA_DISKS + MEMBER_OVERHEAD_BYTES).max(POLICY_DISK_BYTES);
+        let mut lab = Lab::within(parent, Kind::Files, POLICY_DATA_DISKS as usize + 1, disk_bytes)?;
+        lab.daemon.start()?;
+        let mut words: Vec<String> =
+            ["array", "create", "lab", "--level", "5", "--policy", policy].map(str::to_owned).into();
+        words.extend((0..lab.disks.len()).map(|number| lab.disk(number)));
+        lab.daemon.raidctl_words(&words)?.ok()?;
+        lab.export_volume("lun", &format!("{}MiB", lun_bytes >> 20), 0)?;
+        Ok(Self { lab, policy })
+    }
+}
+
+impl Target for Policied {
+    fn name(&self) -> &'static str {
+        self.policy
+    }
+    fn lun(&self) -> Lun {
+        Lun { portal: self.lab.daemon.portal().to_owned(), iqn: IQN, number: 0 }
+    }
+    fn pid(&self) -> u32 {
+        self.lab.daemon.pid().unwrap_or_default()
     }
 }
 

@@ -57,7 +57,12 @@ impl Lab {
 
     /// The same with the daemon not started.
     pub fn stopped(kind: Kind, count: usize, disk_bytes: u64) -> Result<Self> {
-        let dir = tempfile::Builder::new().prefix("labsan-test-").tempdir()?;
+        Self::within(&std::env::temp_dir(), kind, count, disk_bytes)
+    }
+
+    /// The same in a directory made below `parent`: on the file system that is wanted.
+    pub fn within(parent: &Path, kind: Kind, count: usize, disk_bytes: u64) -> Result<Self> {
+        let dir = tempfile::Builder::new().prefix("labsan-test-").tempdir_in(parent)?;
         // Files under loop devices get a name that the scan does not match: one disk, one path.
         let ending = if kind == Kind::Files { "img" } else { "backing" };
         let mut files = Vec::new();
