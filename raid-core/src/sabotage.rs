@@ -36,6 +36,61 @@ pub enum Sabotage {
     SpareInSyncEarly,
 }
 
+impl Sabotage {
+    /// All of them, in the order of their declaration.
+    pub const ALL: [Self; 15] = [
+        Self::ParityNotJournalled,
+        Self::AckBeforeCommit,
+        Self::TailAdvancedEarly,
+        Self::BypassWithLiveRecord,
+        Self::BypassWithoutIntent,
+        Self::FewerCopies,
+        Self::NoRecopyAtRecovery,
+        Self::OlderGroupReplayed,
+        Self::RingReusedEarly,
+        Self::StaleEpochReplayed,
+        Self::ServedWithIntent,
+        Self::OverlayDroppedEarly,
+        Self::BitmapBitClearedEarly,
+        Self::StaleMemberTrusted,
+        Self::SpareInSyncEarly,
+    ];
+
+    /// The name by which people ask for it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ParityNotJournalled => "parity-not-journalled",
+            Self::AckBeforeCommit => "ack-before-commit",
+            Self::TailAdvancedEarly => "tail-advanced-early",
+            Self::BypassWithLiveRecord => "bypass-with-live-record",
+            Self::BypassWithoutIntent => "bypass-without-intent",
+            Self::FewerCopies => "fewer-copies",
+            Self::NoRecopyAtRecovery => "no-recopy-at-recovery",
+            Self::OlderGroupReplayed => "older-group-replayed",
+            Self::RingReusedEarly => "ring-reused-early",
+            Self::StaleEpochReplayed => "stale-epoch-replayed",
+            Self::ServedWithIntent => "served-with-intent",
+            Self::OverlayDroppedEarly => "overlay-dropped-early",
+            Self::BitmapBitClearedEarly => "bitmap-bit-cleared-early",
+            Self::StaleMemberTrusted => "stale-member-trusted",
+            Self::SpareInSyncEarly => "spare-in-sync-early",
+        }
+    }
+
+    /// The mistake of that name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|sabotage| sabotage.name() == name)
+    }
+
+    /// The rule it breaks is the journal's.
+    #[must_use]
+    pub fn is_of_the_journal(self) -> bool {
+        !matches!(self, Self::BitmapBitClearedEarly | Self::StaleMemberTrusted | Self::SpareInSyncEarly)
+    }
+}
+
 #[cfg(feature = "sabotage")]
 mod planted {
     use super::Sabotage;

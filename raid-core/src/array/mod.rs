@@ -97,6 +97,11 @@ impl Array {
         self.core.uuid
     }
 
+    /// Memory for parity and old data that is in use now; 0 when nothing is under way.
+    pub fn scratch_used_bytes(&self) -> usize {
+        self.core.scratch.used_bytes()
+    }
+
     /// Things that happen from now on. A receiver that lags behind loses the oldest.
     pub fn events(&self) -> tokio::sync::broadcast::Receiver<ArrayEvent> {
         self.core.events.subscribe()

@@ -20,6 +20,7 @@ use super::stripe_io::RowData;
 use super::table::{MemberTable, RebuildPosition, Slot};
 use crate::geometry::{Level, MemberIndex};
 use crate::limits;
+use crate::sabotage::{Sabotage, planted};
 
 /// Measures progress for people.
 pub(crate) struct Pace {
@@ -161,7 +162,9 @@ impl Core {
     async fn checkpoint(&self, rebuild: &mut Rebuild) -> Result<(), IoError> {
         rebuild.checkpoint = Instant::now();
         let reached = rebuild.position.get();
-        rebuild.member.flush().await?;
+        if !planted(Sabotage::SpareInSyncEarly) {
+            rebuild.member.flush().await?;
+        }
         rebuild.position.set_flushed(reached);
         let mut control = self.control.lock().await;
         if self.is_rebuilding(rebuild) {
@@ -171,7 +174,9 @@ impl Core {
     }
 
     async fn finish_rebuild(&self, rebuild: &Rebuild) -> Result<Ended, IoError> {
-        rebuild.member.flush().await?;
+        if !planted(Sabotage::SpareInSyncEarly) {
+            rebuild.member.flush().await?;
+        }
         let joined = self.join_journal(&rebuild.member).await;
         let ended = match joined {
             Ok(()) => self.call_in_sync(rebuild).await,

@@ -3,6 +3,7 @@
 use super::versions::is_current;
 use super::{AssemblyRefusal, Member, Note, NoteKind, SlotState};
 use crate::format::superblock::{Features, Role, Superblock};
+use crate::sabotage::{Sabotage, planted};
 
 /// The slots, and who is beside them.
 pub(super) struct Filled {
@@ -59,7 +60,7 @@ fn judge(member: &Member, table: &Superblock, note: &mut impl FnMut(NoteKind)) -
             Standing::LeftOut(Some(NoteKind::Replacement { slot }))
         }
         (Role::Active(slot), Role::Active(claimed)) if slot == claimed => {
-            if !is_current(table, own) {
+            if !is_current(table, own) && !planted(Sabotage::StaleMemberTrusted) {
                 note(behind);
                 return Standing::Holds(slot, SlotState::Stale(index));
             }
@@ -69,6 +70,9 @@ fn judge(member: &Member, table: &Superblock, note: &mut impl FnMut(NoteKind)) -
             slot,
             SlotState::Rebuilding { candidate: index, recovery_offset: 0, by_bitmap: false },
         ),
+        (_, Role::Active(claimed)) if planted(Sabotage::StaleMemberTrusted) => {
+            Standing::Holds(claimed, current(index, own))
+        }
         (_, Role::Active(claimed)) => {
             note(NoteKind::Dropped { freshest: table.events });
             Standing::Holds(claimed, SlotState::Stale(index))

@@ -1,0 +1,511 @@
+//! What may a sector hold? For each sector of a volume the values that a read may give now, and those that a power cut
+//! may leave.
+//!
+//! Every write has a number, and a sector that it wrote holds that number and the sector's own: so a wrong sector names
+//! its writer. A counter that moves on at every begin and end of a request orders them.
+//!
+//! | a write | a read may give it | a power cut may leave it |
+//! |---|---|---|
+//! | under way, or failed | until a later acknowledged write hides it | until a later durable write hides it |
+//! | acknowledged | until a later acknowledged write hides it, or a read gave another one | the same |
+//! | durable (FUA, or a flush that began after its end) | the same | the same; and it hides what ended before it began |
+//!
+//! After a power cut the values it may have left are all that is known of a sector. The first read decides among them:
+//! what was once read stays.
+
+use std::collections::BTreeSet;
+
+use smallvec::SmallVec;
+
+use crate::disk::SECTOR;
+
+/// Sectors of a block that the engine may have to give up as a whole.
+const BLOCK_SECTORS: u64 = 4096 / SECTOR;
+
+/// How a write ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    UnderWay,
+    Acknowledged,
+    Failed,
+}
+
+/// A write, zero or discard.
+#[derive(Clone, Debug)]
+struct Write {
+    /// What its sectors hold; 0 for zeros.
+    value: u64,
+    step: usize,
+    life: u32,
+    began: u64,
+    ended: u64,
+    fate: Fate,
+    durable: bool,
+    fua: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Candidate {
+    write: u32,
+    /// When a read ended that gave another write, before which this one must have come. Reads that begin later do
+    /// not give it any more.
+    hidden: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Sector {
+    /// What the last power cut (or the beginning) may have left.
+    left: SmallVec<[u64; 2]>,
+    writes: SmallVec<[Candidate; 2]>,
+}
+
+/// A sector that holds what it must not.
+#[derive(Clone, Debug)]
+pub struct WrongSector {
+    /// Which volume.
+    pub volume: usize,
+    /// Which of its sectors.
+    pub sector: u64,
+    /// What was read.
+    pub found: String,
+    /// What would have been right.
+    pub expected: Vec<String>,
+}
+
+/// See the module.
+pub(crate) struct Model {
+    clock: u64,
+    life: u32,
+    writes: Vec<Write>,
+    /// Acknowledged, not known to be durable.
+    volatile: Vec<u32>,
+    volumes: Vec<Volume>,
+    /// Begins of the reads under way: what they may give must not be forgotten yet.
+    readers: BTreeSet<u64>,
+}
+
+struct Volume {
+    sectors: Vec<Sector>,
+    /// Blocks that a power cut may have left unreadable.
+    lost: Vec<bool>,
+    /// Sectors below which something was ever written, to be read back.
+    touched: Vec<bool>,
+}
+
+/// A request under way.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ticket {
+    write: u32,
+}
+
+/// Where a request goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Which volume.
+    pub volume: usize,
+    /// First sector.
+    pub sector: u64,
+    /// Sectors.
+    pub sectors: u64,
+}
+
+impl Place {
+    fn range(self) -> std::ops::Range<usize> {
+        self.sector as usize..(self.sector + self.sectors) as usize
+    }
+}
+
+impl Model {
+    /// All volumes hold zeros, durably.
+    pub(crate) fn new(volume_bytes: &[u64]) -> Self {
+        let fresh = Sector { left: SmallVec::from_slice(&[0]), writes: SmallVec::new() };
+        let volumes = volume_bytes
+            .iter()
+            .map(|bytes| Volume {
+                sectors: vec![fresh.clone(); (bytes / SECTOR) as usize],
+                lost: vec![false; (bytes / SECTOR / BLOCK_SECTORS) as usize],
+                touched: vec![false; (bytes / SECTOR / BLOCK_SECTORS) as usize],
+            })
+            .collect();
+        Self {
+            clock: 0,
+            life: 0,
+            writes: Vec::new(),
+            volatile: Vec::new(),
+            volumes,
+            readers: BTreeSet::new(),
+        }
+    }
+
+    /// A read begins.
+    pub(crate) fn begin_read(&mut self) -> u64 {
+        let began = self.tick();
+        self.readers.insert(began);
+        began
+    }
+
+    /// A read that began at `began` has failed.
+    pub(crate) fn end_read(&mut self, began: u64) {
+        self.readers.remove(&began);
+    }
+
+    fn oldest_reader(&self) -> u64 {
+        self.readers.first().copied().unwrap_or(u64::MAX)
+    }
+
+    /// The time now, to be kept from a flush's begin to its end.
+    pub(crate) fn tick(&mut self) -> u64 {
+        self.clock += 1;
+        self.clock
+    }
+
+    /// A write begins. Its sectors hold the value that [`fill`] is to be given.
+    pub(crate) fn begin(&mut self, place: Place, zeros: bool, fua: bool, step: usize) -> (Ticket, u64) {
+        let index = self.writes.len() as u32;
+        let value = if zeros { 0 } else { u64::from(index) + 1 };
+        let (began, life) = (self.tick(), self.life);
+        let fate = Fate::UnderWay;
+        self.writes.push(Write { value, step, life, began, ended: u64::MAX, fate, durable: false, fua });
+        let oldest = self.oldest_reader();
+        let volume = &mut self.volumes[place.volume];
+        for sector in &mut volume.sectors[place.range()] {
+            if sector.writes.len() > 6 {
+                prune(sector, &self.writes, oldest);
+            }
+            sector.writes.push(Candidate { write: index, hidden: u64::MAX });
+        }
+        for block in blocks(place) {
+            volume.touched[block] = true;
+        }
+        (Ticket { write: index }, value)
+    }
+
+    /// The write has ended.
+    pub(crate) fn end(&mut self, ticket: Ticket, place: Place, success: bool) {
+        let now = self.tick();
+        let write = &mut self.writes[ticket.write as usize];
+        write.ended = now;
+        write.fate = if success { Fate::Acknowledged } else { Fate::Failed };
+        write.durable = success && write.fua;
+        let durable = write.durable;
+        if success && !durable {
+            self.volatile.push(ticket.write);
+        }
+        let oldest = self.oldest_reader();
+        let volume = &mut self.volumes[place.volume];
+        if success {
+            for block in whole_blocks(place) {
+                volume.lost[block] = false;
+            }
+        }
+        if durable {
+            for sector in &mut volume.sectors[place.range()] {
+                prune(sector, &self.writes, oldest);
+            }
+        }
+    }
+
+    /// A flush that began at `began` has succeeded.
+    pub(crate) fn flushed(&mut self, began: u64) {
+        let writes = &mut self.writes;
+        self.volatile.retain(|&index| {
+            let write = &mut writes[index as usize];
+            write.durable = write.ended < began;
+            !write.durable
+        });
+    }
+
+    /// A read that began at `began` gave these bytes.
+    pub(crate) fn read(&mut self, began: u64, place: Place, bytes: &[u8]) -> Result<(), WrongSector> {
+        let now = self.tick();
+        self.end_read(began);
+        let writes = &self.writes;
+        let volume = &mut self.volumes[place.volume];
+        for (sector, bytes) in (place.sector..).zip(bytes.chunks_exact(SECTOR as usize)) {
+            let state = &mut volume.sectors[sector as usize];
+            let found = identify(bytes, place.volume, sector);
+            if !found.is_some_and(|value| settle(state, writes, (began, now), value)) {
+                let expected = allowed(state, writes, began);
+                return Err(WrongSector {
+                    volume: place.volume,
+                    sector,
+                    found: match found {
+                        Some(value) => self.describe(value),
+                        None => format!("garbage, {}", describe_garbage(bytes)),
+                    },
+                    expected: expected.into_iter().map(|value| self.describe(value)).collect(),
+                });
+            }
+        }
+        for block in whole_blocks(place) {
+            volume.lost[block] = false;
+        }
+        Ok(())
+    }
+
+    /// May this range be unreadable? Only where a power cut came over a write that nobody had been told is durable.
+    pub(crate) fn may_be_lost(&self, place: Place) -> bool {
+        blocks(place).any(|block| self.volumes[place.volume].lost[block])
+    }
+
+    /// The power went. Whatever was not durable may be there or not.
+    pub(crate) fn power_cut(&mut self) {
+        self.readers.clear();
+        for volume in &mut self.volumes {
+            for (index, sector) in volume.sectors.iter_mut().enumerate() {
+                if sector.writes.is_empty() {
+                    continue;
+                }
+                prune(sector, &self.writes, u64::MAX);
+                let unsure = sector.writes.iter().any(|c| !self.writes[c.write as usize].durable);
+                for candidate in std::mem::take(&mut sector.writes) {
+                    let value = self.writes[candidate.write as usize].value;
+                    if !sector.left.contains(&value) {
+                        sector.left.push(value);
+                    }
+                }
+                volume.lost[index / BLOCK_SECTORS as usize] |= unsure;
+            }
+        }
+        self.volatile.clear();
+        self.life += 1;
+    }
+
+    /// Everything that was ever written, in pieces of at most `sectors`.
+    pub(crate) fn touched(&self, sectors: u64) -> Vec<Place> {
+        let mut places: Vec<Place> = Vec::new();
+        for (index, volume) in self.volumes.iter().enumerate() {
+            for block in (0..volume.touched.len()).filter(|&block| volume.touched[block]) {
+                let sector = block as u64 * BLOCK_SECTORS;
+                match places.last_mut() {
+                    Some(last)
+                        if last.volume == index
+                            && last.sector + last.sectors == sector
+                            && last.sectors < sectors =>
+                    {
+                        last.sectors += BLOCK_SECTORS;
+                    }
+                    _ => places.push(Place { volume: index, sector, sectors: BLOCK_SECTORS }),
+                }
+            }
+        }
+        places
+    }
+
+    fn describe(&self, value: u64) -> String {
+        if value == 0 {
+            return "zeros".to_owned();
+        }
+        let Some(write) = usize::try_from(value - 1).ok().and_then(|index| self.writes.get(index)) else {
+            return format!("value {value:#x}, which nobody wrote");
+        };
+        let fate = match write.fate {
+            Fate::UnderWay => "under way",
+            Fate::Acknowledged if write.durable => "durable",
+            Fate::Acknowledged => "acknowledged, not durable",
+            Fate::Failed => "failed",
+        };
+        format!("write {value} (step {}, life {}, {fate})", write.step, write.life)
+    }
+}
+
+fn blocks(place: Place) -> std::ops::RangeInclusive<usize> {
+    (place.sector / BLOCK_SECTORS) as usize..=((place.sector + place.sectors - 1) / BLOCK_SECTORS) as usize
+}
+
+fn whole_blocks(place: Place) -> std::ops::Range<usize> {
+    place.sector.div_ceil(BLOCK_SECTORS) as usize..((place.sector + place.sectors) / BLOCK_SECTORS) as usize
+}
+
+/// Does an acknowledged write that ended before `began` hide this one?
+fn is_hidden(sector: &Sector, writes: &[Write], began: u64, ended: u64) -> bool {
+    sector.writes.iter().any(|candidate| {
+        let other = &writes[candidate.write as usize];
+        other.fate == Fate::Acknowledged && other.ended < began && ended < other.began
+    })
+}
+
+fn allowed(sector: &Sector, writes: &[Write], began: u64) -> Vec<u64> {
+    let mut values: Vec<u64> = sector
+        .writes
+        .iter()
+        .filter(|c| c.hidden > began && !is_hidden(sector, writes, began, writes[c.write as usize].ended))
+        .map(|candidate| writes[candidate.write as usize].value)
+        .collect();
+    if !is_hidden(sector, writes, began, 0) {
+        values.extend(&sector.left);
+    }
+    values.sort_unstable();
+    values.dedup();
+    values
+}
+
+/// A read that began at `began` gave `value`. False if it must not; else remember what follows from it.
+fn settle(sector: &mut Sector, writes: &[Write], (began, now): (u64, u64), value: u64) -> bool {
+    if sector.writes.is_empty() {
+        // The usual case: nothing since the last power cut.
+        let known = sector.left.contains(&value);
+        if known && sector.left.len() > 1 {
+            sector.left = SmallVec::from_slice(&[value]);
+        }
+        return known;
+    }
+    let from_write = sector.writes.iter().any(|c| {
+        let write = &writes[c.write as usize];
+        write.value == value && c.hidden > began && !is_hidden(sector, writes, began, write.ended)
+    });
+    if from_write {
+        // Whatever had ended by then came before it.
+        for candidate in &mut sector.writes {
+            let write = &writes[candidate.write as usize];
+            if write.value != value && write.fate == Fate::Acknowledged && write.ended < began {
+                candidate.hidden = candidate.hidden.min(now);
+            }
+        }
+        return true;
+    }
+    let left = sector.left.contains(&value) && !is_hidden(sector, writes, began, 0);
+    if left {
+        sector.left = SmallVec::from_slice(&[value]);
+    }
+    left
+}
+
+/// Forget what a durable write hides for reads (the oldest under way began at `reader`) and power cuts alike.
+fn prune(sector: &mut Sector, writes: &[Write], reader: u64) {
+    let latest = sector
+        .writes
+        .iter()
+        .map(|candidate| &writes[candidate.write as usize])
+        .filter(|write| write.durable && write.ended < reader)
+        .map(|write| write.began)
+        .max();
+    let Some(latest) = latest else { return };
+    sector.left.clear();
+    sector.writes.retain(|candidate| writes[candidate.write as usize].ended >= latest);
+}
+
+/// The bytes that a write of this value puts into a range.
+pub(crate) fn fill(place: Place, value: u64) -> Vec<u8> {
+    let mut bytes = vec![0; (place.sectors * SECTOR) as usize];
+    if value != 0 {
+        for (sector, chunk) in (place.sector..).zip(bytes.chunks_exact_mut(SECTOR as usize)) {
+            for (index, word) in (0_u64..).zip(chunk.chunks_exact_mut(8)) {
+                word.copy_from_slice(&word_of(place.volume, sector, value, index).to_le_bytes());
+            }
+        }
+    }
+    bytes
+}
+
+fn word_of(volume: usize, sector: u64, value: u64, index: u64) -> u64 {
+    if index.is_multiple_of(2) { value } else { sector << 8 | volume as u64 | index << 56 }
+}
+
+/// Whose bytes are these? `None` if no write puts such bytes there.
+fn identify(bytes: &[u8], volume: usize, sector: u64) -> Option<u64> {
+    let (first, _) = bytes.split_first_chunk()?;
+    let value = u64::from_le_bytes(*first);
+    if value == 0 {
+        return bytes.iter().all(|&byte| byte == 0).then_some(0);
+    }
+    let same = (0_u64..)
+        .zip(bytes.chunks_exact(8))
+        .all(|(index, word)| word == word_of(volume, sector, value, index).to_le_bytes());
+    same.then_some(value)
+}
+
+fn describe_garbage(bytes: &[u8]) -> String {
+    let word =
+        |at: usize| bytes.get(at..at + 8).map(|b| u64::from_le_bytes(b.try_into().unwrap_or_default()));
+    match (word(0), word(8)) {
+        (Some(value), Some(place)) => {
+            let (volume, sector) = (place & 0xff, place << 8 >> 16);
+            format!(
+                "beginning {value:#x} {place:#x}: perhaps write {value} of sector {sector} of volume {volume}"
+            )
+        }
+        _ => "too short".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLACE: Place = Place { volume: 0, sector: 3, sectors: 1 };
+
+    fn write(model: &mut Model, fua: bool) -> u64 {
+        let (ticket, value) = model.begin(PLACE, false, fua, 0);
+        model.end(ticket, PLACE, true);
+        value
+    }
+
+    fn read(model: &mut Model, value: u64) -> bool {
+        let began = model.begin_read();
+        model.read(began, PLACE, &fill(PLACE, value)).is_ok()
+    }
+
+    #[test]
+    fn a_read_gives_the_latest_and_a_cut_leaves_what_was_durable_or_later() {
+        let mut model = Model::new(&[1 << 16]);
+        assert!(read(&mut model, 0));
+        let first = write(&mut model, true);
+        let second = write(&mut model, false);
+        assert!(!read(&mut model, 0) && !read(&mut model, first) && read(&mut model, second));
+        model.power_cut();
+        assert!(model.may_be_lost(PLACE));
+        assert!(!read(&mut model, 0) && read(&mut model, first));
+        assert!(!read(&mut model, second), "what was once read stays");
+    }
+
+    #[test]
+    fn a_flush_covers_what_had_ended_when_it_began() {
+        let mut model = Model::new(&[1 << 16]);
+        let first = write(&mut model, false);
+        let began = model.tick();
+        let second = write(&mut model, false);
+        model.flushed(began);
+        model.power_cut();
+        let mut other = Model::new(&[1 << 16]);
+        std::mem::swap(&mut model.volumes[0].sectors, &mut other.volumes[0].sectors);
+        let left: Vec<u64> = other.volumes[0].sectors[3].left.to_vec();
+        assert_eq!(left, [first, second]);
+    }
+
+    #[test]
+    fn of_writes_at_the_same_time_either_may_win_but_then_it_stays() {
+        let mut model = Model::new(&[1 << 16]);
+        let (first, a) = model.begin(PLACE, false, false, 0);
+        let (second, b) = model.begin(PLACE, false, false, 1);
+        assert!(read(&mut model, 0) && read(&mut model, a) && read(&mut model, b));
+        model.end(second, PLACE, true);
+        model.end(first, PLACE, true);
+        assert!(read(&mut model, b));
+        assert!(!read(&mut model, a) && !read(&mut model, 0));
+    }
+
+    #[test]
+    fn a_failed_write_may_be_there_until_another_is_acknowledged() {
+        let mut model = Model::new(&[1 << 16]);
+        let (ticket, value) = model.begin(PLACE, false, true, 0);
+        model.end(ticket, PLACE, false);
+        assert!(read(&mut model, 0) && read(&mut model, value));
+        let next = write(&mut model, true);
+        assert!(read(&mut model, next) && !read(&mut model, value));
+    }
+
+    #[test]
+    fn garbage_is_told_from_data() {
+        let mut model = Model::new(&[1 << 16]);
+        let value = write(&mut model, true);
+        let mut bytes = fill(PLACE, value);
+        bytes[300] ^= 1;
+        let began = model.begin_read();
+        let wrong = model.read(began, PLACE, &bytes).unwrap_err();
+        assert!(wrong.found.contains("garbage"), "{wrong:?}");
+        let elsewhere = fill(Place { sector: 4, ..PLACE }, value);
+        let began = model.begin_read();
+        assert!(model.read(began, PLACE, &elsewhere).is_err());
+    }
+}
