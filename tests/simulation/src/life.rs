@@ -11,7 +11,7 @@ use raid_core::array::{
     assemble, create,
 };
 use raid_core::format::assembly::AssemblyRefusal;
-use raid_core::geometry::MemberIndex;
+use raid_core::geometry::{MemberIndex, MemberSet};
 use raid_core::volume::{Volume, VolumeSpec};
 
 use crate::client;
@@ -162,6 +162,7 @@ async fn start(sim: &Rc<Sim>) -> Option<Running> {
             *sim.array.borrow_mut() = Some(array.clone());
             let status = array.status().await;
             sim.see(&status);
+            sim.world.note(1, || format!("started, in sync: {:?}, {:?}", sim.in_sync.borrow(), status.state));
             let in_sync: Vec<usize> = sim.in_sync.borrow().iter().flatten().copied().collect();
             sim.suspects.borrow_mut().retain(|disk| !in_sync.contains(disk));
             let names = 0..sim.plan.shape.volumes.len();
@@ -188,11 +189,13 @@ async fn start(sim: &Rc<Sim>) -> Option<Running> {
 }
 
 async fn assemble_from(sim: &Sim, disks: Vec<usize>) -> Result<Array, AssembleError> {
+    sim.world.note(disks.len() as u64, || format!("assembling from disks {disks:?}"));
     let devices = disks
         .into_iter()
         .map(|disk| MemberDevice { path: path(disk), device: Arc::new(sim.disks[disk].handle()) })
         .collect();
     let environment = environment();
+
     let starting = assemble(devices, AssembleOptions::default(), &environment);
     match tokio::time::timeout(PATIENCE, starting).await {
         Ok(outcome) => outcome,
@@ -204,25 +207,24 @@ async fn assemble_from(sim: &Sim, disks: Vec<usize>) -> Result<Array, AssembleEr
 async fn starve(sim: &Sim) {
     let in_sync = sim.in_sync.borrow().clone();
     let suspects = sim.suspects.borrow().clone();
+    // Suspects may be in sync after all, and a spare may be since it was last seen: either would make it enough.
     let mut offered = sim.present();
-    let mut impaired = sim.impaired(&in_sync);
-    let mut order: Vec<usize> = (0..in_sync.len()).collect();
-    sim.world.random(|rng| rng.shuffle(&mut order));
-    for slot in order {
-        if !sim.geometry.tolerates(&impaired) {
-            break;
+    offered.retain(|disk| in_sync.contains(&Some(*disk)) && !suspects.contains(disk));
+    let suffices = |offered: &[usize]| {
+        let mut missing = MemberSet::new();
+        for (slot, disk) in in_sync.iter().enumerate() {
+            if disk.is_none_or(|disk| !offered.contains(&disk)) {
+                missing.insert(MemberIndex(slot as u16));
+            }
         }
-        if let Some(disk) = in_sync[slot] {
-            impaired.insert(MemberIndex(slot as u16));
-            offered.retain(|&other| other != disk);
-        }
+        sim.geometry.tolerates(&missing)
+    };
+    while suffices(&offered) {
+        offered.pop();
     }
-    let knows = |disk: &usize| in_sync.contains(&Some(*disk)) && !suspects.contains(disk);
-    if sim.geometry.tolerates(&impaired) || !offered.iter().any(knows) {
+    if offered.is_empty() {
         return;
     }
-    // Suspects may be in sync after all, and a spare may be since it was last seen: either would make it enough.
-    offered.retain(knows);
     let writes = sim.world.writes();
     sim.stats.borrow_mut().starved_starts += 1;
     let outcome = assemble_from(sim, offered.clone()).await;
@@ -240,6 +242,12 @@ async fn starve(sim: &Sim) {
 /// Stop cleanly, with clients still at work.
 async fn stop(sim: &Rc<Sim>, running: &Running) -> End {
     sim.stopping.set(true);
+    if sim.plan.shape.has_hole() && !sim.plan.shape.beyond {
+        // A stop that fails is like a crash: with parity and no journal no fault may come on top.
+        for disk in &sim.disks {
+            disk.heal();
+        }
+    }
     let status = running.array.status().await;
     sim.see(&status);
     let Ok(stopped) = tokio::time::timeout(PATIENCE, running.array.stop()).await else {
@@ -262,7 +270,9 @@ async fn stop(sim: &Rc<Sim>, running: &Running) -> End {
     let failed = status.members.iter().any(|member| member.state == MemberState::Failed);
     let well = in_sync.iter().all(Option::is_some) && status.unsynced_regions == 0 && !failed;
     sim.stats.borrow_mut().stops += 1;
-    End::Stopped { clean: stopped.is_ok(), optimal: well && !sim.plan.shape.beyond }
+    // An array that has failed stops without a word, and without a flush.
+    let clean = stopped.is_ok() && !sim.plan.shape.beyond;
+    End::Stopped { clean, optimal: well && clean }
 }
 
 /// The steps are done. A cut that is still to come comes now; else all is mended, settles, is read back, stopped and
@@ -274,9 +284,7 @@ async fn finish(sim: &Rc<Sim>, running: &Running) -> End {
         sim.world.cut_now();
         std::future::pending::<()>().await;
     }
-    for disk in &sim.disks {
-        disk.set_slowness(1);
-    }
+    sim.set_pace();
     let settled = sim.settle(running).await;
     sim.read_back(running).await;
     sim.wait_for_room(1).await;
@@ -342,6 +350,13 @@ impl Sim {
         for place in places {
             self.wait_for_room(self.plan.shape.depth).await;
             client::submit(self, running, usize::MAX, Step::Read(place));
+        }
+    }
+
+    /// No disk is slower than the others.
+    pub(crate) fn set_pace(&self) {
+        for disk in &self.disks {
+            disk.set_slowness(1);
         }
     }
 

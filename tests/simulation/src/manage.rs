@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use raid_core::array::{ArrayStatus, MemberDevice, MemberError, MemberState, Policy};
+use raid_core::array::{ArrayStatus, CreateError, MemberDevice, MemberError, MemberState, Policy};
 use raid_core::geometry::MemberIndex;
 
 use crate::disk::SECTOR;
@@ -25,6 +25,7 @@ pub(crate) async fn carry_out(sim: &Rc<Sim>, running: &Running, step: Step) {
     match step {
         Step::Pause(ms) => tokio::time::sleep(Duration::from_millis(ms)).await,
         Step::Settle => {
+            sim.set_pace();
             let _ = sim.settle(running).await;
         }
         Step::Cut(cut) => prepare_cut(sim, running, cut).await,
@@ -160,6 +161,8 @@ impl Scene<'_> {
                 }
                 self.sim.stats.borrow_mut().removed += 1;
             }
+            // A spare may have got a role since we looked.
+            Err(MemberError::InUse { .. }) => {}
             Err(error) => self.refused("remove", disk, &error),
         }
     }
@@ -176,7 +179,12 @@ impl Scene<'_> {
         self.sim.ours.borrow_mut().insert(disk);
         let handle = Arc::new(self.sim.disks[disk].handle());
         let device = MemberDevice { path: path(disk), device: handle };
-        match self.running.array.add(device, false).await {
+        let mut added = self.running.array.add(device.clone(), false).await;
+        if let Err(MemberError::Unsuitable(CreateError::Foreign { .. })) = added {
+            // A removal or an addition that a power cut interrupted leaves half a member.
+            added = self.running.array.add(device, true).await;
+        }
+        match added {
             Ok(()) => {
                 self.sim.suspects.borrow_mut().remove(&disk);
                 self.sim.stats.borrow_mut().added += 1;
@@ -214,6 +222,7 @@ async fn prepare_cut(sim: &Rc<Sim>, running: &Running, mut cut: Cut) {
                 return;
             }
         } else if impaired || cut.lose > 0 {
+            sim.set_pace();
             let _ = sim.settle(running).await;
             tokio::time::sleep(SWEPT).await;
             *sim.cut.borrow_mut() = Some(cut);

@@ -350,15 +350,23 @@ fn settle(sector: &mut Sector, writes: &[Write], (began, now): (u64, u64), value
         }
         return known;
     }
-    let from_write = sector.writes.iter().any(|c| {
-        let write = &writes[c.write as usize];
-        write.value == value && c.hidden > began && !is_hidden(sector, writes, began, write.ended)
-    });
+    let mut from_write = false;
+    let mut from_ended = false;
+    for candidate in &sector.writes {
+        let write = &writes[candidate.write as usize];
+        if write.value == value && candidate.hidden > began && !is_hidden(sector, writes, began, write.ended)
+        {
+            from_write = true;
+            from_ended |= write.fate == Fate::Acknowledged && write.ended < began;
+        }
+    }
     if from_write {
-        // Whatever had ended by then came before it.
+        // Of writes that all had ended, this one came last. While a write is under way its copies may still differ: then a
+        // read decides nothing.
         for candidate in &mut sector.writes {
             let write = &writes[candidate.write as usize];
-            if write.value != value && write.fate == Fate::Acknowledged && write.ended < began {
+            let ended = write.fate == Fate::Acknowledged && write.ended < began;
+            if from_ended && ended && write.value != value {
                 candidate.hidden = candidate.hidden.min(now);
             }
         }

@@ -286,7 +286,7 @@ impl Drawer<'_> {
             after,
             lose: if rng.chance(30) { rng.between(1, 2) } else { 0 },
             give_back: rng.chance(60),
-            careless: rng.chance(8),
+            careless: rng.chance(2),
             again,
             starve: rng.chance(15),
         }

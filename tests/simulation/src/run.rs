@@ -222,6 +222,14 @@ impl Sim {
             }
         }
         self.keep_authority();
+        self.world.note(0, || {
+            let gone: Vec<usize> = (0..self.disks.len()).filter(|&disk| self.disks[disk].is_gone()).collect();
+            format!(
+                "after the power cut: gone {gone:?}, in sync when last seen {:?}, suspect {:?}",
+                self.in_sync.borrow(),
+                self.suspects.borrow()
+            )
+        });
     }
 
     fn count_cut(&self, status: Option<&ArrayStatus>) {

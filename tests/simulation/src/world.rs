@@ -31,6 +31,9 @@ pub(crate) struct Event {
     pub(crate) length: u64,
 }
 
+/// No operation takes longer.
+const SLOWEST_MS: u64 = 5_000;
+
 struct State {
     rng: Rng,
     powered: bool,
@@ -152,7 +155,7 @@ impl World {
         let mut state = self.state();
         let longest = state.latency_ms;
         if slowness > 1 {
-            return state.rng.between(1, longest.max(1) * slowness);
+            return state.rng.between(1, (longest.max(1) * slowness).min(SLOWEST_MS));
         }
         if longest == 0 || state.rng.chance(40) { 0 } else { state.rng.between(1, longest) }
     }
