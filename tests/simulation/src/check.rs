@@ -107,7 +107,7 @@ impl Member<'_> {
 fn same(members: &[Member], row: usize, copies: impl Iterator<Item = (usize, usize)>) -> Result<(), String> {
     let mut first: Option<(usize, Option<Page>)> = None;
     for (slot, page) in copies {
-        let copy = members[slot].look(page, |page| page.copied());
+        let copy = members[slot].look(page, |page| Some(*page?));
         match &first {
             None => first = Some((slot, copy)),
             Some((_, known)) if *known == copy || is_zero(known) && is_zero(&copy) => {}

@@ -39,14 +39,17 @@ impl Request<'_> {
         if self.index == usize::MAX { "read-back".to_owned() } else { format!("step {}", self.index) }
     }
 
-    async fn carry_out(&self, step: Step) {
+    fn count(&self) {
         let mut stats = self.sim.stats.borrow_mut();
         if self.index == usize::MAX {
-            stats.read_backs += 1
+            stats.read_backs += 1;
         } else {
-            stats.operations += 1
+            stats.operations += 1;
         }
-        drop(stats);
+    }
+
+    async fn carry_out(&self, step: Step) {
+        self.count();
         match step {
             Step::Read(place) => self.read(place).await,
             Step::Flush(volume) => self.flush(volume).await,

@@ -56,7 +56,6 @@ struct State {
     failing_writes: u32,
     failing_flushes: u32,
     slowness: u64,
-    full: bool,
     /// Writes still to be acknowledged and forgotten.
     lost_writes: u32,
     /// Writes still to land this many bytes from where they belong.
@@ -86,7 +85,6 @@ impl Disk {
             failing_writes: 0,
             failing_flushes: 0,
             slowness: 1,
-            full: false,
             lost_writes: 0,
             misdirected: None,
         };
@@ -118,7 +116,7 @@ impl Disk {
         let mut state = self.state();
         state.bad.clear();
         (state.failing_writes, state.failing_flushes) = (0, 0);
-        (state.full, state.slowness) = (false, 1);
+        state.slowness = 1;
         (state.lost_writes, state.misdirected) = (0, None);
     }
 
@@ -179,11 +177,6 @@ impl Disk {
 
     pub(crate) fn set_slowness(&self, slowness: u64) {
         self.state().slowness = slowness;
-    }
-
-    /// `NoSpace` for whoever wants room.
-    pub(crate) fn set_full(&self, full: bool) {
-        self.state().full = full;
     }
 
     /// The next writes are acknowledged and forgotten.
@@ -524,11 +517,5 @@ impl BlockDevice for Handle {
             return Box::pin(std::future::ready(Err(error)));
         }
         Box::pin(self.change((Kind::Discard, IoOperation::Discard), offset, length, None))
-    }
-
-    fn provision(&self, offset: u64, length: u64) -> IoFuture<'_, Result<(), IoError>> {
-        let full = self.disk.state().full;
-        let error = || self.error(IoErrorKind::NoSpace, IoOperation::Provision, offset, length);
-        Box::pin(std::future::ready(if full { Err(error()) } else { Ok(()) }))
     }
 }

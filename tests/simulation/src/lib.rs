@@ -37,7 +37,13 @@ use raid_core::array::Policy;
 /// Does `create` make arrays with a journal yet? One is tried.
 #[must_use]
 pub fn has_journal() -> bool {
-    let limits =
-        Limits { operations: 0, crashes: 0, level: Some(5), policy: Some(Policy::Journal), journal: true };
+    let limits = Limits {
+        operations: 0,
+        crashes: 0,
+        level: Some(5),
+        policy: Some(Policy::Journal),
+        journal: true,
+        lies: false,
+    };
     run(&Plan::draw(0, &limits), false).violation.is_none()
 }

@@ -44,6 +44,9 @@ struct Options {
     /// Have the engine make every mistake in turn; fail unless each is found within 500 seeds.
     #[arg(long)]
     plants: bool,
+    /// Let disks lie too (rot, lost and misdirected writes), from which the engine does not protect yet.
+    #[arg(long)]
+    lies: bool,
     /// Do not look for a shorter history.
     #[arg(long)]
     no_shrink: bool,
@@ -84,6 +87,7 @@ fn main() -> ExitCode {
         level: options.level,
         policy: options.policy,
         journal,
+        lies: options.lies,
     };
     if !journal {
         println!("create refuses the journal: RAID 5 and 6 are run with a bitmap and without");

@@ -5,12 +5,13 @@
 //! more than the level tolerates. Where the write hole can be open (parity without a journal) nothing may be lost
 //! while regions are out of sync, and no crash come while a member is missing, unless nothing is marked dirty.
 
+use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use raid_core::array::{ArrayStatus, CreateError, MemberDevice, MemberError, MemberState, Policy};
-use raid_core::geometry::MemberIndex;
+use raid_core::geometry::{Level, MemberIndex};
 
 use crate::disk::SECTOR;
 use crate::life::{Running, disk_of, path};
@@ -19,6 +20,9 @@ use crate::run::Sim;
 
 /// The bitmap forgets what was idle for a whole sweep: longer than two of them.
 const SWEPT: Duration = Duration::from_secs(12);
+
+/// More steps than a run has.
+const NEVER: u64 = u64::MAX / 2;
 
 /// Carry out a step that is not a client's.
 pub(crate) async fn carry_out(sim: &Rc<Sim>, running: &Running, step: Step) {
@@ -56,6 +60,17 @@ impl Scene<'_> {
                 self.fault(pick, |disk| disk.fail_writes(count));
             }
             Step::FailFlush(pick) => self.fault(pick, |disk| disk.fail_flushes(1)),
+            Step::LoseWrite(pick) => self.fault(pick, |disk| disk.lose_writes(1)),
+            Step::Misdirect(pick, sectors) => {
+                self.fault(pick, |disk| disk.misdirect_write(sectors * SECTOR));
+            }
+            Step::Rot(pick, at) => {
+                if let Some((disk, range)) = self.target(pick, at, 1) {
+                    let (start, bytes): (u64, Vec<u8>) =
+                        (range.start, range.map(|at| at as u8 ^ 0x5a).collect());
+                    self.sim.disks[disk].rot(start, &bytes);
+                }
+            }
             Step::Slow(pick, slowness) => {
                 self.sim.disks[pick as usize % self.sim.disks.len()].set_slowness(slowness);
             }
@@ -121,18 +136,28 @@ impl Scene<'_> {
     }
 
     fn spoil(&self, pick: u64, at: u64, sectors: u64) {
-        let (Some(disk), Some(layout)) = (self.victim(pick), self.sim.plan.shape.layout()) else { return };
+        let Some((disk, range)) = self.target(pick, at, sectors) else { return };
+        self.sim.disks[disk].spoil(range);
+        self.sim.stats.borrow_mut().spoilt += 1;
+    }
+
+    /// A member that may be hurt, and bytes of it that are in use: of its data, or of its journal.
+    fn target(&self, pick: u64, at: u64, sectors: u64) -> Option<(usize, Range<u64>)> {
+        let (disk, layout) = (self.victim(pick)?, self.sim.plan.shape.layout()?);
         let shape = &self.sim.plan.shape;
         let data: u64 = shape.volumes.iter().map(|(bytes, _)| bytes).sum();
         let used = match shape.level {
-            raid_core::geometry::Level::Raid10 => data * 2 / shape.members as u64,
+            Level::Raid10 => data * 2 / shape.members as u64,
             _ => data / u64::from(self.sim.geometry.data_rows()),
         };
         let used = (used + shape.chunk_bytes).min(self.sim.geometry.member_bytes());
-        let start = at % (used / SECTOR).max(1) * SECTOR;
-        let end = (start + sectors * SECTOR).min(self.sim.geometry.member_bytes());
-        self.sim.disks[disk].spoil(layout.data_offset + start..layout.data_offset + end);
-        self.sim.stats.borrow_mut().spoilt += 1;
+        let region = if shape.policy == Policy::Journal && pick.is_multiple_of(4) {
+            layout.journal.offset..layout.journal.offset + layout.journal.len
+        } else {
+            layout.data_offset..layout.data_offset + used
+        };
+        let start = region.start + at % ((region.end - region.start) / SECTOR).max(1) * SECTOR;
+        Some((disk, start..(start + sectors * SECTOR).min(region.end)))
     }
 
     async fn fail(&self, pick: u64) {
@@ -230,6 +255,15 @@ async fn prepare_cut(sim: &Rc<Sim>, running: &Running, mut cut: Cut) {
             return std::future::pending().await;
         }
     }
+    let after_ms = cut.after_ms;
     *sim.cut.borrow_mut() = Some(cut);
-    sim.world.arm(after);
+    if after_ms == 0 {
+        return sim.world.arm(after);
+    }
+    sim.world.arm(NEVER);
+    let sim = Rc::clone(sim);
+    tokio::task::spawn_local(async move {
+        tokio::time::sleep(Duration::from_millis(after_ms)).await;
+        sim.world.cut_now();
+    });
 }

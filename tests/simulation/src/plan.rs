@@ -24,6 +24,9 @@ pub struct Limits {
     pub policy: Option<Policy>,
     /// `create` makes arrays with a journal.
     pub journal: bool,
+    /// Disks also lie: sectors rot, writes get lost or land elsewhere. The engine promises nothing there as long as it
+    /// keeps no checksums.
+    pub lies: bool,
 }
 
 /// The array and its disks.
@@ -80,6 +83,12 @@ pub enum Step {
     FailWrites(u64, u32),
     /// The next flush of a member fails.
     FailFlush(u64),
+    /// A member acknowledges a write and forgets it.
+    LoseWrite(u64),
+    /// A member's next write lands so many sectors from where it belongs.
+    Misdirect(u64, u64),
+    /// A sector of a member changes by itself: which member, where (in sectors of its used data).
+    Rot(u64, u64),
     /// A member is slow (or, at 1, no longer).
     Slow(u64, u64),
     /// Stop and start again; first, perhaps, with too few members.
@@ -93,6 +102,8 @@ pub enum Step {
 pub struct Cut {
     /// After so many steps of the disks.
     pub after: u64,
+    /// Or after so many milliseconds, if it is not 0.
+    pub after_ms: u64,
     /// Disks that do not come back with the power.
     pub lose: u64,
     /// Disks that went away earlier come back with it.
@@ -255,7 +266,8 @@ impl Drawer<'_> {
                 self.steps.push(Step::Cut(cut));
             }
             if self.rng.below(1000) < 30 {
-                let step = self.happening();
+                let lie = limits.lies && self.rng.chance(10);
+                let step = if lie { self.lie() } else { self.happening() };
                 self.steps.push(step);
             }
             let step = self.request();
@@ -284,6 +296,7 @@ impl Drawer<'_> {
             .collect();
         Cut {
             after,
+            after_ms: if rng.chance(20) { rng.between(1, 9_000) } else { 0 },
             lose: if rng.chance(30) { rng.between(1, 2) } else { 0 },
             give_back: rng.chance(60),
             careless: rng.chance(2),
@@ -310,6 +323,16 @@ impl Drawer<'_> {
             88..90 => Step::FailFlush(pick),
             90..97 => Step::Slow(pick, rng.pick(&[1, 1, 5, 50, 500])),
             _ => Step::Restart(rng.chance(30)),
+        }
+    }
+
+    fn lie(&mut self) -> Step {
+        let rng = &mut self.rng;
+        let pick = rng.next() >> 32;
+        match rng.below(3) {
+            0 => Step::LoseWrite(pick),
+            1 => Step::Misdirect(pick, rng.between(1, 64)),
+            _ => Step::Rot(pick, rng.next() >> 32),
         }
     }
 

@@ -59,17 +59,24 @@ pub(crate) struct Sim {
 
 thread_local! {
     static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
+    static RUNNING: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Have panics kept for the run they happen in, instead of printed. Tasks of the engine may panic where nobody asks for
 /// their outcome.
 pub fn keep_panics() {
-    std::panic::set_hook(Box::new(|info| {
-        let text = info.to_string();
-        PANIC.with(|kept| {
-            kept.borrow_mut().get_or_insert(text);
-        });
-    }));
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        let otherwise = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if !RUNNING.get() {
+                return otherwise(info);
+            }
+            PANIC.with(|kept| {
+                kept.borrow_mut().get_or_insert(info.to_string());
+            });
+        }));
+    });
 }
 
 /// Carry out a plan.
@@ -82,7 +89,9 @@ pub fn run(plan: &Plan, verbose: bool) -> Outcome {
     };
     let sim = Rc::new(Sim::new(plan, geometry, verbose));
     let lives = std::panic::AssertUnwindSafe(|| while sim.live() {});
+    RUNNING.set(true);
     let panicked = std::panic::catch_unwind(lives).is_err();
+    RUNNING.set(false);
     sim.take_panic(panicked);
     if panicked {
         // Its array may hold anything: leave it where it is.
