@@ -123,13 +123,19 @@ impl Core {
             return (part.buffer, Err(error));
         }
         let Part { unit, start, mut buffer } = part;
-        let table = self.table();
         let copies = self.geometry.copies(unit);
         let mut failed: smallvec::SmallVec<[(Place, IoError); 2]> = smallvec::SmallVec::new();
-        for turn in 0..copies.len() {
+        let mut tried: smallvec::SmallVec<[u16; 2]> = smallvec::SmallVec::new();
+        loop {
+            // A slow disk may have taken so long to fail that others have come in sync meanwhile: look again.
+            let table = self.table();
             // Units take turns, so that a long read keeps every disk busy.
-            let place = copies[(unit as usize + turn) % copies.len()];
-            let Some(member) = table.usable(place.member, unit) else { continue };
+            let turns = (0..copies.len()).map(|turn| copies[(unit as usize + turn) % copies.len()]);
+            let next = turns
+                .filter_map(|place| Some((place, table.usable(place.member, unit)?)))
+                .find(|(_, member)| !tried.contains(&member.number));
+            let Some((place, member)) = next else { break };
+            tried.push(member.number);
             let (back, result) = member.read(place.offset + u64::from(start), buffer).await;
             buffer = back;
             match result {
