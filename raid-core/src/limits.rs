@@ -75,6 +75,9 @@ pub const DESTAGE_ROUND: usize = 256;
 /// Stripes looked at to find those of a round.
 pub const DESTAGE_CANDIDATES: usize = 2 * DESTAGE_ROUND;
 
+/// Pieces of one stripe from which on its columns are read as a whole, rather than one by one.
+pub const DESTAGE_MANY_PIECES: usize = 3;
+
 /// How long clients must be quiet before destaging begins without need.
 pub const DESTAGE_LINGER_MS: u64 = 200;
 

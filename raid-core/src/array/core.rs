@@ -124,6 +124,27 @@ impl Core {
         !self.dirty.is_unsynced(self.bits_of(unit..unit + 1)) || lock(&self.settled).contains(&unit)
     }
 
+    /// These units' parity agrees with their data, whatever is said of their region.
+    pub(crate) fn trust(&self, units: Range<u64>) {
+        if self.dirty.is_unsynced(self.bits_of(units.clone())) {
+            lock(&self.settled).extend(units);
+        }
+    }
+
+    /// These units may not agree: resync is to go over their regions.
+    pub(crate) fn distrust(&self, units: Range<u64>) {
+        lock(&self.settled).retain(|unit| !units.contains(unit));
+        self.dirty.mark_unsynced(self.bits_of(units));
+    }
+
+    /// Resync was here: nothing need be known of single units.
+    pub(crate) fn forget_settled(&self, units: Range<u64>) {
+        let mut settled = lock(&self.settled);
+        let mut behind = settled.split_off(&units.start);
+        let mut rest = behind.split_off(&units.end);
+        settled.append(&mut rest);
+    }
+
     pub(crate) fn emit(&self, event: ArrayEvent) {
         tracing::info!(array = %self.name, ?event, "array event");
         // Nobody listening is no failure.

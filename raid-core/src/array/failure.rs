@@ -135,7 +135,7 @@ impl Core {
             Err(error) => error.kind == IoErrorKind::NoSpace,
         };
         if half_done {
-            self.dirty.mark_unsynced(self.bits_of(units));
+            self.distrust(units);
             self.keeper.notify_one();
         }
         settled

@@ -32,20 +32,39 @@ struct Segment {
     fresh: Vec<(Row, Bytes)>,
 }
 
+/// Columns of one row that are to be written: row, first column, bytes.
+pub(crate) type Part = (Row, u32, Bytes);
+
 /// A stripe's write, ready to be carried out.
 pub(crate) struct Prepared {
     table: Arc<MemberTable>,
-    segments: Vec<Segment>,
+    data: Vec<Part>,
+    parity: Vec<Part>,
+    /// The whole stripe's parity is computed from all of its data: it will agree, whatever was there.
+    agrees: bool,
 }
 
 impl Prepared {
-    /// The new parity: row, first column, bytes.
-    pub(crate) fn parity(&self) -> Vec<(Row, u32, Bytes)> {
-        let of_segment = |segment: &Segment| {
-            let column = segment.plan.columns.start;
-            segment.fresh.iter().map(|(row, bytes)| (*row, column, bytes.clone())).collect::<Vec<_>>()
-        };
-        self.segments.iter().flat_map(of_segment).collect()
+    /// The new parity.
+    pub(crate) fn parity(&self) -> &[Part] {
+        &self.parity
+    }
+
+    /// Once this is in place, the stripe is in sync even if it was not.
+    pub(crate) fn agrees(&self) -> bool {
+        self.agrees
+    }
+
+    fn of_segments(table: Arc<MemberTable>, segments: Vec<Segment>) -> Self {
+        let (mut data, mut parity) = (Vec::new(), Vec::new());
+        for Segment { plan, new, fresh, .. } in segments {
+            let column = plan.columns.start;
+            data.extend(
+                plan.data_writes.iter().filter_map(|row| Some((*row, column, new.get(row)?.clone()))),
+            );
+            parity.extend(fresh.into_iter().map(|(row, bytes)| (row, column, bytes)));
+        }
+        Self { table, data, parity, agrees: false }
     }
 }
 
@@ -61,23 +80,38 @@ impl Core {
     /// Write disjoint fragments of one stripe. The stripe is held.
     pub(crate) async fn write_stripe(&self, stripe: u64, fragments: &[Fragment]) -> Result<(), IoError> {
         self.provision_stripe(stripe).await?;
-        let prepared = self.prepare_stripe(stripe, fragments).await?;
+        let columns = self.columns_to_settle(stripe);
+        let prepared = self.prepare_stripe(stripe, fragments, columns).await?;
+        let agrees = prepared.agrees();
         let _dirty = self.mark_dirty(stripe..stripe + 1).await?;
         let results = self.write_prepared(stripe, prepared, strictest(fragments)).await;
-        self.settle_unit_writes(stripe..stripe + 1, results).await
+        self.settle_unit_writes(stripe..stripe + 1, results).await?;
+        if agrees {
+            self.trust(stripe..stripe + 1);
+        }
+        Ok(())
     }
 
     /// Everything that writing these (disjoint) fragments of a stripe takes: old data read, parity computed. Nothing is
     /// written, but blocks that could not be read are mended. The stripe is held.
+    ///
+    /// With `columns`, parity is computed from all data of those columns, which hold all that is written: fewer and longer
+    /// reads where much of a stripe is written here and there, and the way to make a stripe agree that is out of sync.
     pub(crate) async fn prepare_stripe(
         &self,
         stripe: u64,
         fragments: &[Fragment],
+        columns: Option<Range<u32>>,
     ) -> Result<Prepared, IoError> {
         for _ in 0..limits::MAX_WRITE_ATTEMPTS {
             let table = self.table();
-            let failure = match self.try_prepare_stripe(&table, stripe, fragments).await {
-                Ok(segments) => return Ok(Prepared { table, segments }),
+            let whole = columns.clone().filter(|_| table.missing(stripe).is_empty());
+            let prepared = match whole {
+                Some(columns) => self.try_prepare_columns(&table, stripe, fragments, columns).await,
+                None => self.try_prepare_stripe(&table, stripe, fragments).await,
+            };
+            let failure = match prepared {
+                Ok(prepared) => return Ok(prepared),
                 Err(Interrupted::Refused(error)) => return Err(error),
                 Err(Interrupted::Again(failure)) => failure,
             };
@@ -97,9 +131,15 @@ impl Core {
         let settled = self.settle_member_failures(results).await;
         if settled.is_err() {
             // Half of it is in place: what is missing there is not reconstructed from the rest.
-            self.dirty.mark_unsynced(self.bits_of(stripe..stripe + 1));
+            self.distrust(stripe..stripe + 1);
         }
         settled
+    }
+
+    /// All columns, for a stripe that is out of sync and has all its members: writing it makes it agree.
+    pub(crate) fn columns_to_settle(&self, stripe: u64) -> Option<Range<u32>> {
+        let wanted = !self.in_sync(stripe) && self.table().missing(stripe).is_empty();
+        wanted.then(|| 0..self.geometry.chunk_bytes())
     }
 
     /// Make sure that no member can run out of space half-way through this stripe.
@@ -127,12 +167,74 @@ impl Core {
         self.repair_row(stripe, &columns, failure.row, member, &failure.error).await.map(|_| ())
     }
 
-    async fn try_prepare_stripe(
+    /// Parity from all data of these columns, what is new laid over what is there. Every member is there.
+    async fn try_prepare_columns(
         &self,
-        table: &MemberTable,
+        table: &Arc<MemberTable>,
         stripe: u64,
         fragments: &[Fragment],
-    ) -> Result<Vec<Segment>, Interrupted> {
+        columns: Range<u32>,
+    ) -> Result<Prepared, Interrupted> {
+        let new = self.parts_of(fragments);
+        let width = columns.len();
+        let covered = |row: Row| {
+            new.iter()
+                .any(|(of, column, bytes)| *of == row && *column <= columns.start && bytes.len() >= width)
+        };
+        let rows: Vec<Row> = self.geometry.rows().collect();
+        let data_rows = usize::from(self.geometry.data_rows());
+        let mut scratch = self.take_scratch(rows.len() * width).await;
+        let mut data: Vec<RowData> =
+            rows[..data_rows].iter().map(|&row| RowData { row, buffer: scratch.split_to(width) }).collect();
+        let (known, wanted): (Vec<RowData>, Vec<RowData>) =
+            data.drain(..).partition(|read| covered(read.row));
+        let read = self.read_rows(table, stripe, &columns, wanted).await.map_err(Interrupted::Again)?;
+        data = known.into_iter().chain(read).collect();
+        data.sort_by_key(|read| read.row);
+        for (row, column, bytes) in &new {
+            let Row::Data(index) = row else { continue };
+            // What is written lies within the columns, or covers them.
+            let from = column.saturating_sub(columns.start) as usize;
+            let skip = columns.start.saturating_sub(*column) as usize;
+            let length = (bytes.len() - skip).min(width - from);
+            data[usize::from(*index)].buffer[from..from + length]
+                .copy_from_slice(&bytes[skip..skip + length]);
+        }
+        let mut parity: Vec<Buffer> = rows[data_rows..].iter().map(|_| scratch.split_to(width)).collect();
+        let views: Vec<&[u8]> = data.iter().map(|read| &read.buffer[..]).collect();
+        match &mut parity[..] {
+            [p] => self.kernel.generate_p(&views, p),
+            [p, q] => self.kernel.generate_pq(&views, p, q),
+            _ => return Err(Interrupted::Refused(self.unknown(IoOperation::Write, stripe))),
+        }
+        let parity = rows[data_rows..].iter().zip(parity);
+        let parity = parity.map(|(row, buffer)| (*row, columns.start, buffer.freeze())).collect();
+        let agrees = width == self.geometry.chunk_bytes() as usize;
+        Ok(Prepared { table: Arc::clone(table), data: new, parity, agrees })
+    }
+
+    /// Fragments cut at chunks: which row each part belongs to, and where in it.
+    fn parts_of(&self, fragments: &[Fragment]) -> Vec<Part> {
+        let chunk = self.geometry.chunk_bytes();
+        let mut parts = Vec::with_capacity(fragments.len());
+        for fragment in fragments {
+            let (mut start, mut data) = (fragment.start, fragment.data.clone());
+            while !data.is_empty() {
+                let bytes = data.split_to(data.len().min((chunk - start % chunk) as usize));
+                let length = bytes.len() as u32;
+                parts.push((Row::Data((start / chunk) as u16), start % chunk, bytes));
+                start += length;
+            }
+        }
+        parts
+    }
+
+    async fn try_prepare_stripe(
+        &self,
+        table: &Arc<MemberTable>,
+        stripe: u64,
+        fragments: &[Fragment],
+    ) -> Result<Prepared, Interrupted> {
         let mut segments = self.plan_stripe(table, stripe, fragments).map_err(Interrupted::Refused)?;
         self.give_scratch(&mut segments).await;
         for segment in
@@ -145,9 +247,8 @@ impl Core {
                 .map_err(|()| Interrupted::Refused(self.unknown(IoOperation::Write, stripe)))?;
             let parity = std::mem::take(&mut segment.parity);
             segment.fresh = parity.into_iter().map(|row| (row.row, row.buffer.freeze())).collect();
-            segment.old.clear();
         }
-        Ok(segments)
+        Ok(Prepared::of_segments(Arc::clone(table), segments))
     }
 
     fn plan_stripe(
@@ -233,25 +334,17 @@ impl Core {
         prepared: Prepared,
         durability: Durability,
     ) -> Vec<(Arc<Member>, Result<(), IoError>)> {
-        let mut writes = Vec::new();
-        let Prepared { table, segments } = prepared;
+        let Prepared { table, data, parity, .. } = prepared;
         let current = self.table();
-        for segment in segments {
-            let at = self.column_offset(stripe, &segment.plan.columns);
-            let Segment { plan, new, fresh, .. } = segment;
-            let data = plan.data_writes.iter().filter_map(|row| Some((*row, new.get(row)?.clone())));
-            for (row, bytes) in data.chain(fresh).collect::<Vec<_>>() {
-                let Some(member) = self.row_member(&table, stripe, row) else { continue };
-                if current.slot_of(member.number).is_none() {
-                    continue;
-                }
-                let member = Arc::clone(member);
-                writes.push(async move {
-                    let result = member.write(at, bytes, durability).await;
-                    (member, result)
-                });
-            }
-        }
+        let at = self.geometry.stripe_offset(stripe);
+        let writes = data.into_iter().chain(parity).filter_map(|(row, column, bytes)| {
+            let member = Arc::clone(self.row_member(&table, stripe, row)?);
+            current.slot_of(member.number)?;
+            Some(async move {
+                let result = member.write(at + u64::from(column), bytes, durability).await;
+                (member, result)
+            })
+        });
         join_all(writes).await
     }
 }

@@ -240,6 +240,7 @@ impl Core {
                 return Ended::Interrupted;
             }
             self.dirty.mark_synced(bit);
+            self.forget_settled(self.units_of_bit(bit));
             done += 1;
             self.set_activity(Some(Activity {
                 kind: if total == self.bitmap.bits() {

@@ -207,6 +207,13 @@ impl Overlay {
             .min(chunk_bytes.into())
     }
 
+    /// How many pieces wait to be put in place.
+    pub(crate) fn pieces(&self, stripe: u64) -> usize {
+        let shard = self.shard(stripe);
+        let Some(state) = shard.get(&stripe) else { return 0 };
+        state.frozen.as_ref().map_or(&state.pending, |frozen| &frozen.pieces).iter().count()
+    }
+
     /// All of the stripe's user data is pending.
     pub(crate) fn is_whole(&self, stripe: u64, bytes: u32) -> bool {
         let shard = self.shard(stripe);

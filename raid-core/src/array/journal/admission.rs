@@ -48,6 +48,12 @@ impl Journal {
         limits::RECORD_HEAD_BYTES + columns * u64::from(self.shape.parities)
     }
 
+    /// Ring space of a parity group over so many columns.
+    pub(super) fn group_room(&self, columns: usize) -> u64 {
+        let parities = self.shape.parities as usize;
+        record_bytes(parities, parities * padded(columns)) as u64
+    }
+
     /// The longest piece of data that is journalled in one item.
     pub(super) fn max_piece_bytes(&self) -> usize {
         ((self.shape.max_record_bytes / 4) as usize).min(limits::MAX_PIECE_BYTES)

@@ -114,7 +114,9 @@ impl Core {
 
     /// Memory that a stripe's parity may need, with what is read for it.
     fn destage_cost(&self, journal: &Journal, stripe: u64) -> u64 {
-        let columns = journal.overlay.columns(stripe, self.geometry.chunk_bytes());
+        let chunk = self.geometry.chunk_bytes();
+        let few = journal.overlay.pieces(stripe) < limits::DESTAGE_MANY_PIECES && self.in_sync(stripe);
+        let columns = if few { journal.overlay.columns(stripe, chunk) } else { chunk.into() };
         columns * (u64::from(self.geometry.members()) + u64::from(journal.shape.parities))
     }
 
@@ -127,9 +129,10 @@ impl Core {
                 held.push((stripe, frozen, guard));
             }
         }
-        let preparing = held.into_iter().map(|(stripe, frozen, _held)| async move {
+        let preparing = held.into_iter().map(|(stripe, mut frozen, _held)| async move {
             let fragments = fragments_of(&frozen);
-            let prepared = self.prepare_or_settle(stripe, &fragments).await?;
+            let columns = self.choose_columns(journal, stripe, &mut frozen);
+            let prepared = self.prepare_or_settle(stripe, &fragments, columns).await?;
             Ok::<Work, IoError>(Work { stripe, frozen, prepared, _held })
         });
         let mut outcome = Ok(());
@@ -151,13 +154,43 @@ impl Core {
         self.put_round_in_place(journal, round).await.and(outcome)
     }
 
+    /// Whether parity is computed from all data of some columns: to make a stripe agree that is out of sync, or because
+    /// that takes fewer disk operations than many small pieces. As far as the parity's room in the ring goes.
+    fn choose_columns(&self, journal: &Journal, stripe: u64, frozen: &mut Frozen) -> Option<Range<u32>> {
+        if let Some(all) = self.columns_to_settle(stripe) {
+            let more = journal.group_room(all.len()).saturating_sub(frozen.promised);
+            if lock(&journal.ledger).reserve(more) {
+                frozen.promised += more;
+                return Some(all);
+            }
+        }
+        let hull = self.hull(frozen);
+        let many = frozen.pieces.iter().count() >= limits::DESTAGE_MANY_PIECES;
+        Some(hull).filter(|hull| many && journal.group_room(hull.len()) <= frozen.promised)
+    }
+
+    /// The columns from the first to the last that is written.
+    fn hull(&self, frozen: &Frozen) -> Range<u32> {
+        let chunk = self.geometry.chunk_bytes();
+        let columns = frozen.pieces.iter().map(|(start, data)| {
+            let end = start % chunk + data.len() as u32;
+            if end > chunk { 0..chunk } else { start % chunk..end }
+        });
+        columns.reduce(|a, b| a.start.min(b.start)..a.end.max(b.end)).unwrap_or(0..chunk)
+    }
+
     /// Compute a stripe's parity; what cannot be known any more is listed, so that what is known can be put in place.
-    async fn prepare_or_settle(&self, stripe: u64, fragments: &[Fragment]) -> Result<Prepared, IoError> {
-        match self.prepare_stripe(stripe, fragments).await {
+    async fn prepare_or_settle(
+        &self,
+        stripe: u64,
+        fragments: &[Fragment],
+        columns: Option<Range<u32>>,
+    ) -> Result<Prepared, IoError> {
+        match self.prepare_stripe(stripe, fragments, columns).await {
             Err(error) if error.kind == IoErrorKind::Medium => {
                 let trust = if self.in_sync(stripe) { Trust::Parity } else { Trust::Nothing };
                 self.settle_stripe(stripe, trust).await?;
-                self.prepare_stripe(stripe, fragments).await
+                self.prepare_stripe(stripe, fragments, None).await
             }
             result => result,
         }
@@ -178,7 +211,7 @@ impl Core {
                     stripe: work.stripe,
                     from: work.frozen.from,
                     to: work.frozen.to,
-                    parts: work.prepared.parity(),
+                    parts: work.prepared.parity().to_vec(),
                 };
                 journal.enqueue(What::Group(group), work.frozen.promised)
             })
@@ -200,15 +233,19 @@ impl Core {
                 let at = stripe * unit + u64::from(start);
                 at..at + data.len() as u64
             }));
+            let agrees = prepared.agrees();
             writing.push(self.put_in_place(stripe, prepared, Durability::Cached));
-            guards.push((stripe, _held));
+            guards.push((stripe, agrees, _held));
         }
         for result in join_all(writing).await {
             result?;
         }
         self.flush_members().await?;
         self.rewritten(rewritten.into_iter()).await?;
-        for (stripe, _held) in guards {
+        for (stripe, agrees, _held) in guards {
+            if agrees {
+                self.trust(stripe..stripe + 1);
+            }
             self.forget_frozen(journal, stripe);
         }
         journal.wake_waiting();

@@ -172,6 +172,7 @@ impl Core {
         }
         let bytes = u64::from(self.geometry.unit_data_bytes());
         if written.is_ok() {
+            self.trust(stripe..stripe + 1);
             self.rewritten(std::iter::once(stripe * bytes..(stripe + 1) * bytes)).await?;
         }
         lock(&journal.ledger).resolve_intent(sequence);
