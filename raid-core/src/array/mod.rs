@@ -97,6 +97,13 @@ impl Array {
         self.core.uuid
     }
 
+    /// What is left of an array whose machine died in a simulation: nothing runs any more, so it cannot be stopped. This
+    /// ends the cycle of references between it and its volumes.
+    #[cfg(feature = "sabotage")]
+    pub fn abandon(&self) {
+        core::lock(&self.volumes).clear();
+    }
+
     /// Memory for parity and old data that is in use now; 0 when nothing is under way.
     pub fn scratch_used_bytes(&self) -> usize {
         self.core.scratch.used_bytes()

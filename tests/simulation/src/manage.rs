@@ -100,7 +100,7 @@ impl Scene<'_> {
         if shape.beyond {
             return Some(disk);
         }
-        if shape.has_hole() && self.status.unsynced_regions > 0 {
+        if shape.level.has_parity() && self.status.unsynced_regions > 0 {
             return None;
         }
         let mut impaired = self.sim.impaired(&self.sim.in_sync.borrow());
@@ -235,6 +235,10 @@ async fn prepare_cut(sim: &Rc<Sim>, running: &Running, mut cut: Cut) {
     let status = running.array.status().await;
     sim.see(&status);
     let after = cut.after;
+    if shape.level.has_parity() && status.unsynced_regions > 0 && !shape.beyond {
+        // Used disks that were never in sync yet: no journal makes up for that.
+        cut.lose = 0;
+    }
     if shape.has_hole() && !shape.beyond && !cut.careless {
         for disk in &sim.disks {
             disk.heal();
