@@ -101,7 +101,7 @@ impl Array {
     /// ends the cycle of references between it and its volumes.
     #[cfg(feature = "sabotage")]
     pub fn abandon(&self) {
-        core::lock(&self.volumes).clear();
+        lock(&self.volumes).clear();
     }
 
     /// Memory for parity and old data that is in use now; 0 when nothing is under way.

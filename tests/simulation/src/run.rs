@@ -219,10 +219,15 @@ impl Sim {
         self.model.borrow_mut().power_cut();
         self.cut_disks();
         if let Some(cut) = cut {
-            self.lose(&cut);
+            self.lose(cut.lose);
             self.give_back(&cut);
             self.due.borrow_mut().extend(&cut.again);
             self.starve.set(cut.starve);
+        } else if !(shape.level.has_parity() && (shape.has_hole() || shape.used_disks))
+            && self.world.random(|rng| rng.chance(40))
+        {
+            // What the last start read, and showed, may have been on one member alone.
+            self.lose(1);
         }
         if !shape.beyond {
             for disk in &self.disks {
@@ -263,9 +268,9 @@ impl Sim {
         }
     }
 
-    fn lose(&self, cut: &Cut) {
+    fn lose(&self, count: u64) {
         let in_sync = self.in_sync.borrow().clone();
-        for _ in 0..cut.lose {
+        for _ in 0..count {
             let slot = self.world.random(|rng| rng.below(in_sync.len() as u64)) as usize;
             let Some(disk) = in_sync[slot] else { continue };
             let mut impaired = self.impaired(&in_sync);
