@@ -199,7 +199,45 @@ pub(crate) fn next_epoch(
 ) -> JournalHead {
     let mut epochs: Vec<Epoch> = found.map(|head| head.epochs.clone()).unwrap_or_default();
     let number = epochs.last().map_or(0, |epoch| epoch.stamp.epoch) + 1;
+    // A start that was cut short before its first commit owns no number. Without this, many of them would push those out that own
+    // the records they came to recover; and where this start finds less than that one (the only copy of the last commit is
+    // on a member that is missing now), the epochs would be out of order and the head unreadable.
+    epochs.retain(|epoch| epoch.first < first);
     epochs.push(Epoch { stamp: Stamp { epoch: number, nonce }, first });
     let generation = found.map_or(0, |head| head.generation) + 1;
     JournalHead { generation, tail, ring_bytes, epochs }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn starts_that_are_cut_short_do_not_make_the_head_forget_whose_the_records_are() {
+        let uuid = Uuid::from_bytes([7; 16]);
+        let mut head = next_epoch(None, 1, 1, 1 << 20, 42);
+        let stamp = head.epochs[0].stamp;
+        for nonce in 0..300 {
+            head = next_epoch(Some(&head), 1, 50, 1 << 20, nonce);
+            let mut region = vec![0; 2 * crate::format::PAGE_BYTES];
+            region[..crate::format::PAGE_BYTES].copy_from_slice(&head.encode(uuid));
+            head = JournalHead::find(&region, uuid).unwrap();
+            assert!(head.owns(49, stamp), "after {nonce} starts");
+        }
+    }
+
+    /// The last commit was on one member only, which is missing by the time of the second start.
+    #[test]
+    fn a_start_that_finds_less_than_the_one_before_leaves_a_head_that_can_be_read() {
+        let uuid = Uuid::from_bytes([7; 16]);
+        let life = next_epoch(None, 1, 1, 1 << 20, 1);
+        let cut_short = next_epoch(Some(&life), 1, 60, 1 << 20, 2);
+        let head = next_epoch(Some(&cut_short), 1, 59, 1 << 20, 3);
+        let mut region = vec![0; 2 * crate::format::PAGE_BYTES];
+        region[..crate::format::PAGE_BYTES].copy_from_slice(&head.encode(uuid));
+        let found = JournalHead::find(&region, uuid).unwrap();
+        assert!(found.owns(58, life.epochs[0].stamp) && found.owns(60, head.epochs[1].stamp));
+    }
 }

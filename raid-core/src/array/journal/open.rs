@@ -10,6 +10,7 @@ use super::{ChunkTooLarge, Journal, nonce, shape_for};
 use crate::array::member::Member;
 use crate::array::{AssembleError, Policy};
 use crate::format::assembly::AssemblyPlan;
+use crate::format::labsan::journal_head::MAX_EPOCHS;
 use crate::geometry::Geometry;
 
 /// The journal this start goes on with, and what the last life left in it.
@@ -36,6 +37,9 @@ pub(in crate::array) async fn open_journal(
         Some(mut found) => {
             if dead {
                 found.forget_records();
+            }
+            if !dead && !force && found.next_head(0).epochs.len() > MAX_EPOCHS {
+                return Err(JournalError::TooManyStarts { array: array.to_owned() }.into());
             }
             let shape = shape_for(geometry, found.ring_bytes()).map_err(unsupported)?;
             let journal = found.journal(shape, nonce(), numbers());

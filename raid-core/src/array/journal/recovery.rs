@@ -54,6 +54,15 @@ pub enum JournalError {
         /// The array's name.
         array: String,
     },
+    /// One start more, and the head could not name all that wrote what is in the journal.
+    #[error(
+        "array {array}: its recovery was cut short too often, each time after new commits; writes that were acknowledged are \
+         in the journal; find out what stops it, or start with --force to do without them"
+    )]
+    TooManyStarts {
+        /// The array's name.
+        array: String,
+    },
     /// Made by a newer labsan.
     #[error("{member}: {error}")]
     Newer {
