@@ -189,7 +189,8 @@ impl Ledger {
     }
 }
 
-/// The head for a new start that took every commit before `first`.
+/// The head for a new start that took every commit before `first`. Epochs that began there or later own nothing any more:
+/// they go, so that the list stays in order, and starts that are cut short again and again do not push out one that counts.
 pub(crate) fn next_epoch(
     found: Option<&JournalHead>,
     tail: u64,

@@ -13,8 +13,8 @@ use super::{ENVELOPE_BYTES, Kind, LabsanError, Side, newest};
 use crate::format::{PAGE_BYTES, Page};
 
 const KIND: Kind = Kind { magic: *b"LABSANJH", version: 1 };
-/// The most epochs a head remembers: starts that were cut short one after the other. The oldest are forgotten first; the
-/// newest record of a sequence number counts in any case.
+/// The most epochs a head remembers: starts in a row that each committed something and were cut short before the tail
+/// had moved. The oldest would be forgotten first, with what they committed.
 pub const MAX_EPOCHS: usize = 128;
 
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
