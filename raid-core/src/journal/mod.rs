@@ -13,4 +13,6 @@ pub(crate) mod replay;
 pub(crate) mod ring;
 
 #[cfg(test)]
+mod replay_tests;
+#[cfg(test)]
 mod tests;

@@ -297,4 +297,6 @@ fn newest<T>(
 }
 
 #[cfg(test)]
+mod journal_tests;
+#[cfg(test)]
 mod tests;
