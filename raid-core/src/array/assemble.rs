@@ -120,6 +120,8 @@ pub async fn assemble(
     if plan.md_ran {
         // md has struck off its own log what was rewritten; what was not would have been refused above.
         core.forget_lost().await?;
+    } else {
+        core.spread_lost().await?;
     }
     // The roles are durable: from here on nothing is written that a member left out could be missed for.
     recover_journal(&core, found.as_ref()).await?;

@@ -80,6 +80,12 @@ impl Core {
         let mut list = lock(&self.lost).clone();
         change(&mut list);
         list.generation += 1;
+        self.write_lost_everywhere(&list).await?;
+        *lock(&self.lost) = list;
+        Ok(())
+    }
+
+    async fn write_lost_everywhere(&self, list: &LostBlocks) -> Result<(), IoError> {
         let Ok(page) = list.encode(self.uuid) else {
             self.give_up("more blocks are lost than their list can name");
             return Err(self.error(IoErrorKind::ArrayFailed, IoOperation::Write, 0, 0));
@@ -87,7 +93,7 @@ impl Core {
         loop {
             let table = self.table();
             let results = join_all(table.current().map(|member| {
-                let (list, page) = (&list, &page);
+                let page = &page;
                 async move { (Arc::clone(member), self.write_lost(member, list, page).await) }
             }))
             .await;
@@ -99,11 +105,9 @@ impl Core {
                 }
             }
             if !failed {
-                break;
+                return Ok(());
             }
         }
-        *lock(&self.lost) = list;
-        Ok(())
     }
 
     /// Write a list into the copy that its generation chooses, and what of it lies on this member into md's log.
@@ -123,6 +127,23 @@ impl Core {
         // A list too long for md's log keeps md off instead (`md_must_stay_off`).
         let Some(bytes) = self.md_log(member, list) else { return Ok(()) };
         member.device.write(log.offset, Buffer::copy_of(&bytes).freeze(), Durability::Durable).await
+    }
+
+    /// What a start found on one member is made durable on all of them: whichever of them are there at the next start, a block
+    /// that was rewritten is not lost again. The list goes where it lies on the member that has it, so no copy is at risk.
+    pub(crate) async fn spread_lost(&self) -> Result<(), IoError> {
+        let _turn = self.lost_turn.lock().await;
+        let list = lock(&self.lost).clone();
+        if list.generation == 0 {
+            return Ok(());
+        }
+        self.write_lost_everywhere(&list).await
+    }
+
+    /// A member in its new role: md's log of it names what of the lost blocks it holds now.
+    pub(crate) async fn tell_lost(&self, member: &Member) -> Result<(), IoError> {
+        let _turn = self.lost_turn.lock().await;
+        self.write_lost_to(member).await
     }
 
     /// Give a new member the list in force, if there is anything in it.
@@ -200,3 +221,6 @@ pub(super) async fn newest_lost(current: &[Arc<Member>], uuid: Uuid) -> Result<L
     }
     Ok(newest)
 }
+
+#[cfg(test)]
+mod tests;

@@ -177,6 +177,7 @@ impl Core {
         if !planted(Sabotage::SpareInSyncEarly) {
             rebuild.member.flush().await?;
         }
+        self.tell_lost(&rebuild.member).await?;
         let joined = self.join_journal(&rebuild.member).await;
         let ended = match joined {
             Ok(()) => self.call_in_sync(rebuild).await,
