@@ -109,12 +109,13 @@ pub async fn assemble(
     let template =
         Superblock { features: freshest.features.without(assembly::OF_THE_DEVICE), ..freshest.clone() };
     let control = Control { template, document, config_generation, header_generation, running: true };
-    let (journal, found) = open_journal(&plan, &geometry, &current, uuid, &array, options.force).await?;
+    let opened = open_journal(&plan, &geometry, &current, uuid, &array, options.force).await?;
     let mut core = new_core(&array, plan.policy, geometry, bitmap, table, control);
-    core.journal = journal;
+    core.journal = opened.journal;
     *lock(&core.lost) = lost;
     let core = Arc::new(core);
-    load_sync_state(&core, &plan, &dirty, options.force);
+    let resync = if opened.gave_up { Resync::From(0) } else { plan.needs.resync };
+    load_sync_state(&core, resync, &dirty, options.force && plan.is_degraded());
     write_laggards(&plan, &candidates, &members).await?;
     take_over(&core, &plan, &candidates).await?;
     if plan.md_ran {
@@ -124,7 +125,7 @@ pub async fn assemble(
         core.spread_lost().await?;
     }
     // The roles are durable: from here on nothing is written that a member left out could be missed for.
-    recover_journal(&core, found.as_ref()).await?;
+    recover_journal(&core, opened.found.as_ref()).await?;
     let document = core.control.lock().await.document.clone();
     core.emit(ArrayEvent::NewArray);
     if plan.is_degraded() {
@@ -406,14 +407,14 @@ async fn read_bitmap(
     Ok((header, dirty))
 }
 
-fn load_sync_state(core: &Core, plan: &AssemblyPlan, dirty: &BitSet, force: bool) {
-    match plan.needs.resync {
+/// `accept`: members are missing, and what parity gives for them is to be taken, whatever it is.
+fn load_sync_state(core: &Core, resync: Resync, dirty: &BitSet, accept: bool) {
+    match resync {
         Resync::None => core.dirty.load(dirty, false),
         Resync::Bitmap => core.dirty.load(dirty, true),
         Resync::From(_) => core.dirty.mark_all_unsynced(),
     }
-    let parity_lost = core.geometry.level().has_parity() && plan.is_degraded();
-    if force && parity_lost && core.dirty.unsynced_count() > 0 {
+    if accept && core.geometry.level().has_parity() && core.dirty.unsynced_count() > 0 {
         core.note(format!(
             "started by force: {} regions may hold stripes that were half-written; what parity gives there was accepted",
             core.dirty.unsynced_count()

@@ -189,4 +189,6 @@ impl Core {
 }
 
 #[cfg(test)]
+mod force_tests;
+#[cfg(test)]
 mod tests;

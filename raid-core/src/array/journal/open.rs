@@ -13,7 +13,17 @@ use crate::format::assembly::AssemblyPlan;
 use crate::format::labsan::journal_head::MAX_EPOCHS;
 use crate::geometry::Geometry;
 
-/// The journal this start goes on with, and what the last life left in it.
+/// What a start goes on with.
+#[derive(Default)]
+pub(in crate::array) struct Opened {
+    pub(in crate::array) journal: Option<Journal>,
+    /// What the last life left in it.
+    pub(in crate::array) found: Option<FoundJournal>,
+    /// By force: records that may have been half-way in place are given up, so no stripe is known to be in sync.
+    pub(in crate::array) gave_up: bool,
+}
+
+/// The journal this start goes on with.
 pub(in crate::array) async fn open_journal(
     plan: &AssemblyPlan,
     geometry: &Geometry,
@@ -21,9 +31,9 @@ pub(in crate::array) async fn open_journal(
     uuid: Uuid,
     array: &str,
     force: bool,
-) -> Result<(Option<Journal>, Option<FoundJournal>), AssembleError> {
+) -> Result<Opened, AssembleError> {
     if plan.policy != Policy::Journal || !geometry.level().has_parity() {
-        return Ok((None, None));
+        return Ok(Opened::default());
     }
     let numbers = || current.iter().map(|member| member.number);
     // After a clean stop, and after md, nothing in the rings counts; the numbers go on all the same.
@@ -43,13 +53,15 @@ pub(in crate::array) async fn open_journal(
             }
             let shape = shape_for(geometry, found.ring_bytes()).map_err(unsupported)?;
             let journal = found.journal(shape, nonce(), numbers());
-            Ok((Some(journal), Some(found)))
+            let gave_up = found.cut_short && !dead;
+            Ok(Opened { journal: Some(journal), found: Some(found), gave_up })
         }
         None if dead || force => {
             let ring_bytes = current.iter().map(|member| member.layout.journal.len).min().unwrap_or(0);
             let shape = shape_for(geometry, ring_bytes).map_err(unsupported)?;
             let head = Journal::first_head(&shape);
-            Ok((Some(Journal::new(shape, head, 1, numbers())), None))
+            let journal = Journal::new(shape, head, 1, numbers());
+            Ok(Opened { journal: Some(journal), found: None, gave_up: !dead })
         }
         None => Err(JournalError::Missing { array: array.to_owned() }.into()),
     }

@@ -40,6 +40,8 @@ pub(in crate::array) struct FoundJournal {
     pub(super) copies: Vec<Vec<Copy>>,
     /// The number after the last of them.
     pub(super) end: u64,
+    /// There were records beyond the end that are given up.
+    pub(super) cut_short: bool,
 }
 
 /// Read heads and rings of the members in sync. `force` takes damage in the middle for the end.
@@ -71,7 +73,7 @@ pub(in crate::array) async fn find_journal(
         return Err(JournalError::Damaged { array: array.to_owned(), missing: end, later });
     }
     let (records, copies) = found.into_values().unzip();
-    Ok(Some(FoundJournal { head, records, copies, end }))
+    Ok(Some(FoundJournal { head, records, copies, end, cut_short: !beyond.is_empty() }))
 }
 
 /// The newest head there is; the highest tail counts. `None` if no member has one.

@@ -67,7 +67,7 @@ fn a_rebuilt_member_tells_md_which_of_its_blocks_are_lost() {
         let log = member.layout.bad_block_log;
         let bytes = &disks[3].contents()[log.offset as usize..(log.offset + log.len) as usize];
         let first = member.layout.data_offset / 512;
-        assert_eq!(badblocks::parse(bytes, 0).unwrap(), [first..first + 8]);
+        assert_eq!(badblocks::parse(bytes, 0).unwrap(), vec![Range { start: first, end: first + 8 }]);
     });
 }
 
