@@ -237,7 +237,7 @@ impl Life {
         let sector = |write: &Write| write.start as usize / 512;
         match &replay.newest {
             Newest::Group { writes, .. } => {
-                writes.iter().for_each(|write| place[sector(write)] = fill(write))
+                writes.iter().for_each(|write| place[sector(write)] = fill(write));
             }
             Newest::Zeros => place = [0; SECTORS],
             // What is in place stays: some of it old, some new.
@@ -266,8 +266,7 @@ proptest! {
             let tail = life.oldest_needed().saturating_sub(lag).max(1);
             let found = life.recover(tail);
             let zeroing = life.bypass.as_ref().is_some_and(|bypass| bypass.zeros);
-            for sector in 0..SECTORS {
-                let (value, allowed) = (found[sector], &life.allowed[sector]);
+            for (sector, (value, allowed)) in found.into_iter().zip(&life.allowed).enumerate() {
                 prop_assert!(allowed.contains(&value), "{} holds {}, not {:?} (tail {})", sector, value, allowed, tail);
                 let written = life.pending.iter().any(|write| write.1 == sector);
                 prop_assert!(!zeroing || written || value == 0, "zeros are done again");
