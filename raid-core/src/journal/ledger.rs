@@ -200,9 +200,6 @@ pub(crate) fn next_epoch(
 ) -> JournalHead {
     let mut epochs: Vec<Epoch> = found.map(|head| head.epochs.clone()).unwrap_or_default();
     let number = epochs.last().map_or(0, |epoch| epoch.stamp.epoch) + 1;
-    // A start that was cut short before its first commit owns no number. Without this, many of them would push those out that own
-    // the records they came to recover; and where this start finds less than that one (the only copy of the last commit is
-    // on a member that is missing now), the epochs would be out of order and the head unreadable.
     epochs.retain(|epoch| epoch.first < first);
     epochs.push(Epoch { stamp: Stamp { epoch: number, nonce }, first });
     let generation = found.map_or(0, |head| head.generation) + 1;
