@@ -67,6 +67,7 @@ impl Request<'_> {
     async fn read(&self, place: Place) {
         let volume = &self.running.volumes[place.volume];
         let began = self.sim.model.borrow_mut().begin_read();
+        let may_lose = self.may_lose(place);
         self.trace(|| format!("read {place:?}"));
         let buffer = Buffer::zeroed((place.sectors * SECTOR) as usize);
         let (buffer, result) = volume.read(place.sector * SECTOR, buffer).await;
@@ -75,7 +76,7 @@ impl Request<'_> {
         }
         match result {
             Ok(()) => self.check(began, place, &buffer),
-            Err(error) if error.kind == IoErrorKind::Medium && self.may_lose(place) => {
+            Err(error) if error.kind == IoErrorKind::Medium && may_lose => {
                 self.read_blocks(place).await;
             }
             Err(error) => self.failed("read", place, &error),
@@ -99,6 +100,7 @@ impl Request<'_> {
             let end = (sector / 8 * 8 + 8).min(place.sector + place.sectors);
             let block = Place { sector, sectors: end - sector, ..place };
             let began = self.sim.model.borrow_mut().begin_read();
+            let may_lose = self.may_lose(block);
             let buffer = Buffer::zeroed((block.sectors * SECTOR) as usize);
             let (buffer, result) = volume.read(sector * SECTOR, buffer).await;
             if result.is_err() {
@@ -106,7 +108,7 @@ impl Request<'_> {
             }
             match result {
                 Ok(()) => self.check(began, block, &buffer),
-                Err(error) if error.kind == IoErrorKind::Medium && self.may_lose(block) => {
+                Err(error) if error.kind == IoErrorKind::Medium && may_lose => {
                     self.sim.stats.borrow_mut().lost_blocks_read += 1;
                 }
                 Err(error) => self.failed("read", block, &error),
@@ -115,6 +117,7 @@ impl Request<'_> {
         }
     }
 
+    /// Asked before a read: what is lost then may be written before the read ends.
     fn may_lose(&self, place: Place) -> bool {
         self.sim.plan.shape.policy == Policy::Journal && self.sim.model.borrow().may_be_lost(place)
     }
@@ -132,6 +135,7 @@ impl Request<'_> {
         let volume = &self.running.volumes[place.volume];
         let zeros = change != Change::Write;
         let (ticket, value) = self.sim.model.borrow_mut().begin(place, zeros, durable, self.index);
+        let may_lose = self.may_lose(place);
         self.trace(|| format!("{change:?} {value} {place:?}, durable: {durable}"));
         let (offset, length) = (place.sector * SECTOR, place.sectors * SECTOR);
         let durability = if durable { Durability::Durable } else { Durability::Cached };
@@ -143,7 +147,7 @@ impl Request<'_> {
         self.sim.model.borrow_mut().end(ticket, place, result.is_ok());
         self.trace(|| format!("{change:?} {value} ended: {:?}", result.as_ref().map_err(|e| e.kind)));
         if let Err(error) = result
-            && !(error.kind == IoErrorKind::Medium && self.may_lose(place))
+            && !(error.kind == IoErrorKind::Medium && may_lose)
         {
             self.failed("write", place, &error);
         }
