@@ -75,6 +75,12 @@ pub const DESTAGE_ROUND: usize = 256;
 /// Stripes looked at to find those of a round.
 pub const DESTAGE_CANDIDATES: usize = 2 * DESTAGE_ROUND;
 
+/// Times that a block is read before it is given up as lost.
+pub const LAST_READ_ATTEMPTS: usize = 3;
+
+/// Times in a row that destaging may fail before the array takes no more writes.
+pub const DESTAGE_ATTEMPTS: usize = 50;
+
 /// Pieces of one stripe from which on its columns are read as a whole, rather than one by one.
 pub const DESTAGE_MANY_PIECES: usize = 3;
 

@@ -66,6 +66,8 @@ pub(crate) struct Core {
     /// Blocks that nobody can know any more.
     pub(crate) lost: Mutex<LostBlocks>,
     pub(crate) lost_turn: tokio::sync::Mutex<()>,
+    /// Raised with every change of the list, before anything stands in for what is lost.
+    pub(crate) lost_changes: AtomicU64,
     /// Stripes of regions out of sync that were made whole since the start.
     pub(crate) settled: Mutex<BTreeSet<u64>>,
     pub(crate) activity: Mutex<Option<Activity>>,

@@ -380,6 +380,7 @@ pub(super) fn new_core(
         destage_turn: tokio::sync::Mutex::default(),
         lost: Mutex::default(),
         lost_turn: tokio::sync::Mutex::default(),
+        lost_changes: AtomicU64::default(),
         settled: Mutex::default(),
         activity: Mutex::default(),
         notes: Mutex::default(),

@@ -8,6 +8,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use block_io::{Buffer, Durability, IoError, IoErrorKind, IoOperation};
 use futures_util::future::join_all;
@@ -27,6 +28,16 @@ impl Core {
     pub(crate) fn is_lost(&self, bytes: Range<u64>) -> bool {
         let lost = lock(&self.lost);
         !lost.ranges().is_empty() && lost.touches(&bytes)
+    }
+
+    /// A read during which this moved may have met what stands in for a lost block.
+    pub(crate) fn lost_changes(&self) -> u64 {
+        self.lost_changes.load(Ordering::Acquire)
+    }
+
+    /// What a read of lost bytes gets.
+    pub(crate) fn lost_error(&self, bytes: Range<u64>) -> IoError {
+        self.error(IoErrorKind::Medium, IoOperation::Read, bytes.start, bytes.end - bytes.start)
     }
 
     /// For `status`.
@@ -57,6 +68,18 @@ impl Core {
         self.change_lost(|list| struck.iter().for_each(|range| list.remove(range))).await
     }
 
+    /// The same for what was written in place but need not be flushed.
+    pub(crate) async fn written_in_place(
+        &self,
+        ranges: impl Iterator<Item = Range<u64>> + Clone,
+    ) -> Result<(), IoError> {
+        if !ranges.clone().any(|range| self.is_lost(range)) {
+            return Ok(());
+        }
+        self.flush_members().await?;
+        self.rewritten(ranges).await
+    }
+
     /// Nothing is lost any more.
     pub(crate) async fn forget_lost(&self) -> Result<(), IoError> {
         if lock(&self.lost).ranges().is_empty() {
@@ -82,6 +105,7 @@ impl Core {
         list.generation += 1;
         self.write_lost_everywhere(&list).await?;
         *lock(&self.lost) = list;
+        self.lost_changes.fetch_add(1, Ordering::Release);
         Ok(())
     }
 

@@ -56,19 +56,38 @@ impl Core {
     }
 
     async fn read_part(&self, part: Part) -> ReadResult {
-        if self.geometry.level().has_parity() {
-            self.read_from_stripe(part).await
-        } else {
-            self.read_from_copies(part).await
+        let Part { unit, start, mut buffer } = part;
+        loop {
+            let seen = self.lost_changes();
+            let (back, result) = self.read_once(Part { unit, start, buffer }).await;
+            // What is declared lost while it is being read may already have zeros standing in for it.
+            if result.is_err() || self.lost_changes() == seen {
+                return (back, result);
+            }
+            buffer = back;
         }
     }
 
-    async fn read_from_stripe(&self, part: Part) -> ReadResult {
+    async fn read_once(&self, part: Part) -> ReadResult {
         let Part { unit, start, buffer } = part;
-        match &self.journal {
-            Some(journal) => self.read_through_journal(journal, unit, start, buffer).await,
-            None => self.read_in_place(unit, start, buffer).await,
+        if let Some(journal) = &self.journal {
+            return self.read_through_journal(journal, unit, start, buffer).await;
         }
+        let range = self.in_array(unit, start..start + buffer.len() as u32);
+        if self.is_lost(range.clone()) {
+            return (buffer, Err(self.lost_error(range)));
+        }
+        if self.geometry.level().has_parity() {
+            self.read_in_place(unit, start, buffer).await
+        } else {
+            self.read_from_copies(Part { unit, start, buffer }).await
+        }
+    }
+
+    /// A part of a unit's data as a range of the array's.
+    pub(crate) fn in_array(&self, unit: u64, part: std::ops::Range<u32>) -> std::ops::Range<u64> {
+        let at = unit * u64::from(self.geometry.unit_data_bytes());
+        at + u64::from(part.start)..at + u64::from(part.end)
     }
 
     /// What is in place of a part of a chunk: `start` bytes into the stripe's user data.

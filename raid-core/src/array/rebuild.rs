@@ -8,17 +8,19 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use block_io::{Buffer, Durability, IoError, IoOperation};
+use block_io::{Buffer, Durability, IoError, IoErrorKind, IoOperation};
+use bytes::Bytes;
 use futures_util::future::join_all;
 use tokio::time::Instant;
 
 use super::core::Core;
 use super::keeper::Ended;
 use super::member::Member;
+use super::settle::Trust;
 use super::status::{Activity, ActivityKind, ArrayEvent};
 use super::stripe_io::RowData;
 use super::table::{MemberTable, RebuildPosition, Slot};
-use crate::geometry::{Level, MemberIndex};
+use crate::geometry::{Level, MemberIndex, Row};
 use crate::limits;
 use crate::sabotage::{Sabotage, planted};
 
@@ -133,18 +135,39 @@ impl Core {
         if self.geometry.level().has_parity() {
             let columns = 0..self.geometry.chunk_bytes();
             let row = self.geometry.member_row(unit, index);
-            let data = self.reconstruct_row(unit, &columns, row).await?;
+            let data = self.row_for_rebuild(unit, &columns, row).await?;
             let at = self.column_offset(unit, &columns);
             self.provision(&rebuild.member, at).await?;
             return rebuild.member.write(at, data.freeze(), Durability::Cached).await;
         }
         for range in self.unit_on_member(unit, index) {
             let length = (range.end - range.start) as usize;
-            let data = self.read_good_copy(unit, 0, length, &[]).await?;
+            let data = self.copy_for_rebuild(unit, length).await?;
             self.provision(&rebuild.member, range.start).await?;
             rebuild.member.write(range.start, data, Durability::Cached).await?;
         }
         Ok(())
+    }
+
+    /// One bad sector elsewhere must not keep a whole slot from being rebuilt: what it held is listed as lost.
+    async fn row_for_rebuild(&self, stripe: u64, columns: &Range<u32>, row: Row) -> Result<Buffer, IoError> {
+        match self.reconstruct_row(stripe, columns, row).await {
+            Err(error) if error.kind == IoErrorKind::Medium && self.in_sync(stripe) => {
+                self.settle_stripe(stripe, Trust::Parity).await?;
+                self.reconstruct_row(stripe, columns, row).await
+            }
+            result => result,
+        }
+    }
+
+    async fn copy_for_rebuild(&self, unit: u64, length: usize) -> Result<Bytes, IoError> {
+        match self.read_good_copy(unit, 0, length, &[]).await {
+            Err(error) if error.kind == IoErrorKind::Medium => {
+                self.settle_copies(unit).await?;
+                self.read_good_copy(unit, 0, length, &[]).await
+            }
+            result => result,
+        }
     }
 
     fn report_rebuild(&self, rebuild: &Rebuild) {
@@ -285,7 +308,7 @@ impl Core {
         let table = self.table();
         let columns = 0..self.geometry.chunk_bytes();
         let width = columns.end as usize;
-        let rows: Vec<crate::geometry::Row> = self.geometry.rows().collect();
+        let rows: Vec<Row> = self.geometry.rows().collect();
         let data_rows = usize::from(self.geometry.data_rows());
         let parities = rows.len() - data_rows;
         let mut scratch = self.take_scratch(width * (rows.len() + parities)).await;

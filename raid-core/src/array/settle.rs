@@ -6,14 +6,15 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use block_io::{Buffer, Durability, IoError};
-use futures_util::future::join_all;
+use block_io::{Buffer, Durability, IoError, IoErrorKind};
+use bytes::Bytes;
+use futures_util::future::{join_all, try_join_all};
 
 use super::core::Core;
 use super::member::Member;
 use crate::format::labsan::journal_record::INTENT_BLOCK_BYTES;
 use crate::geometry::Row;
-use crate::parity;
+use crate::{limits, parity};
 
 /// What a missing or unreadable block may be restored from.
 #[derive(Clone, Copy, Debug)]
@@ -35,7 +36,7 @@ impl Core {
     /// Make a stripe whole. It is held. What was lost is durably listed, and everything flushed, when this returns.
     pub(crate) async fn settle_stripe(&self, stripe: u64, trust: Trust<'_>) -> Result<(), IoError> {
         let rows: Vec<Row> = self.geometry.rows().collect();
-        let read = join_all(rows.iter().map(|row| self.read_blocks(stripe, *row))).await;
+        let read = try_join_all(rows.iter().map(|row| self.row_blocks(stripe, *row))).await?;
         let blocks = self.geometry.chunk_bytes() as usize / BLOCK;
         let mut lost = Vec::new();
         let mut columns = Vec::with_capacity(blocks);
@@ -55,13 +56,10 @@ impl Core {
         });
         let table = self.table();
         let writing = writes.filter_map(|(row, block, bytes)| {
-            let member = Arc::clone(self.row_member(&table, stripe, row)?);
+            let member = self.row_member(&table, stripe, row)?;
             let at = self.geometry.stripe_offset(stripe) + (block * BLOCK) as u64;
             let data = Buffer::copy_of(bytes).freeze();
-            Some(async move {
-                let result = member.write(at, data, Durability::Cached).await;
-                (member, result)
-            })
+            Some(write_back(member, at, data))
         });
         let results = join_all(writing).await;
         self.settle_member_failures(results).await?;
@@ -69,22 +67,44 @@ impl Core {
         self.flush_members().await
     }
 
+    /// The same for a unit of copies: a block that no copy of it gives is listed, and zeros stand for it on all of them.
+    pub(crate) async fn settle_copies(&self, unit: u64) -> Result<(), IoError> {
+        let table = self.table();
+        let copies: Vec<(u64, Arc<Member>)> = self
+            .geometry
+            .copies(unit)
+            .into_iter()
+            .filter_map(|place| Some((place.offset, Arc::clone(table.usable(place.member, unit)?))))
+            .collect();
+        let blocks = self.geometry.unit_data_bytes() as usize / BLOCK;
+        let read = try_join_all(copies.iter().map(|(at, member)| read_blocks(member, *at, blocks))).await?;
+        let start = unit * u64::from(self.geometry.unit_data_bytes());
+        let range = |block: usize| start + (block * BLOCK) as u64..start + ((block + 1) * BLOCK) as u64;
+        let good: Vec<Option<&Vec<u8>>> =
+            (0..blocks).map(|block| read.iter().find_map(|copy| copy[block].as_ref())).collect();
+        let lost: Vec<Range<u64>> = (0..blocks).filter(|&block| good[block].is_none()).map(range).collect();
+        self.declare_lost(&lost).await?;
+        let unread = copies.iter().zip(&read).flat_map(|(copy, read)| {
+            (0..blocks).filter(|&block| read[block].is_none()).map(move |block| (copy, block))
+        });
+        let writing = unread.map(|((at, member), block)| {
+            let data =
+                good[block].map_or_else(|| Buffer::zeroed(BLOCK), |data| Buffer::copy_of(data)).freeze();
+            write_back(member, at + (block * BLOCK) as u64, data)
+        });
+        let results = join_all(writing).await;
+        self.settle_member_failures(results).await?;
+        self.flush_members().await
+    }
+
     /// A row's blocks, each as it could be read; none where its member is not there.
-    async fn read_blocks(&self, stripe: u64, row: Row) -> Vec<Option<Vec<u8>>> {
+    async fn row_blocks(&self, stripe: u64, row: Row) -> Result<Vec<Option<Vec<u8>>>, IoError> {
         let blocks = self.geometry.chunk_bytes() as usize / BLOCK;
         let table = self.table();
-        let Some(member) = self.row_member(&table, stripe, row) else { return vec![None; blocks] };
-        let at = self.geometry.stripe_offset(stripe);
-        let (buffer, result) = member.read(at, Buffer::zeroed(blocks * BLOCK)).await;
-        if result.is_ok() {
-            return buffer.chunks(BLOCK).map(|block| Some(block.to_vec())).collect();
+        match self.row_member(&table, stripe, row) {
+            Some(member) => read_blocks(member, self.geometry.stripe_offset(stripe), blocks).await,
+            None => Ok(vec![None; blocks]),
         }
-        let mut read = Vec::with_capacity(blocks);
-        for block in 0..blocks {
-            let (buffer, result) = member.read(at + (block * BLOCK) as u64, Buffer::zeroed(BLOCK)).await;
-            read.push(result.ok().map(|()| buffer.to_vec()));
-        }
-        read
     }
 
     /// All rows of one block column, and the data rows for which zeros had to stand in.
@@ -170,4 +190,33 @@ impl Core {
         }
         Ok(())
     }
+}
+
+async fn write_back(member: &Arc<Member>, at: u64, data: Bytes) -> (Arc<Member>, Result<(), IoError>) {
+    (Arc::clone(member), member.write(at, data, Durability::Cached).await)
+}
+
+/// Blocks of a member one after the other; none where its medium has lost them. Any other error may pass, and is one.
+async fn read_blocks(member: &Member, at: u64, blocks: usize) -> Result<Vec<Option<Vec<u8>>>, IoError> {
+    let (buffer, result) = member.read(at, Buffer::zeroed(blocks * BLOCK)).await;
+    if result.is_ok() {
+        return Ok(buffer.chunks(BLOCK).map(|block| Some(block.to_vec())).collect());
+    }
+    let mut read = Vec::with_capacity(blocks);
+    for block in 0..blocks {
+        read.push(read_block(member, at + (block * BLOCK) as u64).await?);
+    }
+    Ok(read)
+}
+
+/// What cannot be read will be overwritten: not before it was tried a few times.
+async fn read_block(member: &Member, at: u64) -> Result<Option<Vec<u8>>, IoError> {
+    for _ in 0..limits::LAST_READ_ATTEMPTS {
+        match member.read(at, Buffer::zeroed(BLOCK)).await {
+            (buffer, Ok(())) => return Ok(Some(buffer.to_vec())),
+            (_, Err(error)) if error.kind != IoErrorKind::Medium => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(None)
 }

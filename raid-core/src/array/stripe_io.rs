@@ -82,15 +82,20 @@ impl Core {
             return Err(self.unknown(IoOperation::Read, stripe));
         }
         let mut lost = vec![wanted];
+        let mut passing = None;
         loop {
             match self.try_reconstruct(stripe, columns, &lost).await {
                 Ok(buffer) => return Ok(buffer),
-                Err(failure) if lost.contains(&failure.row) => return Err(failure.error),
+                // What a bad cable kept from us is not unknown.
+                Err(failure) if lost.contains(&failure.row) => return Err(passing.unwrap_or(failure.error)),
                 Err(failure) => {
                     if let Some(member) = &failure.member {
                         self.read_failed(member, &failure.error).await;
                     }
                     lost.push(failure.row);
+                    if failure.error.kind != IoErrorKind::Medium {
+                        passing = Some(failure.error);
+                    }
                 }
             }
         }

@@ -13,6 +13,8 @@ use crate::array::ArrayState;
 use crate::geometry::Level;
 use crate::volume::VolumeSpec;
 
+mod unreadable;
+
 const MEMBER_BYTES: usize = 20 << 20;
 
 type Unwritable = (std::ops::Range<u64>, IoErrorKind);
@@ -23,6 +25,8 @@ struct Faulty {
     inner: MemoryDevice,
     gone: Arc<AtomicBool>,
     bad: Arc<Mutex<Vec<std::ops::Range<u64>>>>,
+    /// What cannot be read is not the medium's fault.
+    timeouts: Arc<AtomicBool>,
     /// What a write of these ranges ends in.
     unwritable: Arc<Mutex<Vec<Unwritable>>>,
     full: Arc<AtomicBool>,
@@ -39,6 +43,7 @@ impl Faulty {
             inner,
             gone: Arc::default(),
             bad: Arc::default(),
+            timeouts: Arc::default(),
             unwritable: Arc::default(),
             full: Arc::default(),
             slow: Arc::default(),
@@ -57,7 +62,9 @@ impl Faulty {
         let mut bad = self.bad.lock().unwrap();
         let hit = |range: &std::ops::Range<u64>| range.start < offset + length && offset < range.end;
         if operation == IoOperation::Read && bad.iter().any(hit) {
-            return Err(self.error(IoErrorKind::Medium, operation, offset, length));
+            let timeouts = self.timeouts.load(Ordering::Relaxed);
+            let kind = if timeouts { IoErrorKind::Other } else { IoErrorKind::Medium };
+            return Err(self.error(kind, operation, offset, length));
         }
         if operation == IoOperation::Write {
             let unwritable = self.unwritable.lock().unwrap();
@@ -168,11 +175,15 @@ impl World {
     }
 
     async fn over(disks: Vec<Faulty>, level: Level, members: usize) -> Self {
+        Self::with_policy(disks, level, members, Policy::Bitmap).await
+    }
+
+    async fn with_policy(disks: Vec<Faulty>, level: Level, members: usize, policy: Policy) -> Self {
         let spec = CreateSpec {
             name: "tank".to_owned(),
             level,
             chunk_bytes: 16 << 10,
-            policy: Policy::Bitmap,
+            policy,
             members: (0..members).map(|i| device(&disks, i)).collect(),
             spares: (members..disks.len()).map(|i| device(&disks, i)).collect(),
             force: false,
@@ -1037,6 +1048,7 @@ fn a_rebuild_that_cannot_go_on_leaves_the_bitmap_swept() {
         let (lost, _) = place_of(&world, 9, Row::Data(0));
         let (unreadable, range) = place_of(&world, 9, Row::Data(1));
         world.disks[unreadable].bad.lock().unwrap().push(range);
+        world.disks[unreadable].timeouts.store(true, Ordering::Relaxed);
         world.array.fail(&path(lost), false).await.unwrap();
         tokio::time::sleep(Duration::from_millis(6 * crate::limits::SWEEP_INTERVAL_MS)).await;
         assert_eq!(world.array.status().await.state, ArrayState::Rebuilding);

@@ -56,10 +56,12 @@ impl Core {
 
     async fn write_held_unit(&self, unit: u64, fragments: &[Fragment]) -> Result<(), IoError> {
         if self.geometry.level().has_parity() {
-            self.write_stripe(unit, fragments).await
+            self.write_stripe(unit, fragments).await?;
         } else {
-            self.write_copies(unit, fragments).await
+            self.write_copies(unit, fragments).await?;
         }
+        let written = fragments.iter().map(|fragment| self.in_array(unit, fragment.range()));
+        self.written_in_place(written).await
     }
 
     /// Make everything acknowledged so far durable.
@@ -119,7 +121,9 @@ impl Core {
         discard: bool,
     ) -> Result<(), IoError> {
         let _held = self.locks.exclusive_range(units.clone()).await;
-        self.zero_in_place(units, durability, discard).await
+        self.zero_in_place(units.clone(), durability, discard).await?;
+        let bytes = u64::from(self.geometry.unit_data_bytes());
+        self.written_in_place(std::iter::once(units.start * bytes..units.end * bytes)).await
     }
 
     /// The same for units that are held.

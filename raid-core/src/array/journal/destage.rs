@@ -42,15 +42,32 @@ impl Core {
         let Some(journal) = self.has_journal() else { return };
         let _turn = self.destage_turn.lock().await;
         let mut seen = self.gate.started();
+        let mut failures = 0;
         while !(self.has_failed() || self.is_stopping() && journal.draining.load(Ordering::Acquire)) {
             let began = Instant::now();
-            if self.destage_some(journal, seen).await {
-                self.yield_to_clients_under(journal, &mut seen, began.elapsed()).await;
-                continue;
+            let linger = Duration::from_millis(limits::DESTAGE_LINGER_MS);
+            match self.destage_some(journal, seen).await {
+                Ok(true) => {
+                    failures = 0;
+                    self.yield_to_clients_under(journal, &mut seen, began.elapsed()).await;
+                    continue;
+                }
+                Ok(false) => _ = tokio::time::timeout(linger, journal.work.notified()).await,
+                Err(error) => {
+                    failures += 1;
+                    self.destage_failed(failures, &error);
+                    tokio::time::sleep(linger).await;
+                }
             }
             seen = self.gate.started();
-            let linger = Duration::from_millis(limits::DESTAGE_LINGER_MS);
-            let _ = tokio::time::timeout(linger, journal.work.notified()).await;
+        }
+    }
+
+    /// Errors may pass, but writers must not wait for room for ever.
+    fn destage_failed(&self, failures: usize, error: &IoError) {
+        tracing::warn!(array = %self.name, %error, failures, "destaging");
+        if failures >= limits::DESTAGE_ATTEMPTS {
+            self.give_up(&format!("what is in the journal cannot be put in place: {error}"));
         }
     }
 
@@ -64,19 +81,18 @@ impl Core {
     }
 
     /// One round, if there is reason for one. True if there was.
-    async fn destage_some(&self, journal: &Journal, seen: u64) -> bool {
+    async fn destage_some(&self, journal: &Journal, seen: u64) -> Result<bool, IoError> {
         let stripes = self.pick_stripes(journal, seen);
         let found = !stripes.is_empty();
-        if found && let Err(error) = self.destage_round(journal, stripes).await {
-            tracing::warn!(array = %self.name, %error, "destaging");
+        if found {
+            self.destage_round(journal, stripes).await?;
         }
         let waiting = journal.waiting.load(Ordering::Acquire) > 0;
         let worth_it = waiting || lock(&journal.ledger).is_pressed() || !found;
         if worth_it && lock(&journal.ledger).could_free() && !self.has_failed() {
-            // A failure of all members stops the array, and says so there.
-            return self.move_tail(journal).await.is_ok() && found;
+            self.move_tail(journal).await?;
         }
-        found
+        Ok(found)
     }
 
     /// Whole stripes first; the oldest, where room is short or clients are quiet.

@@ -3,9 +3,7 @@
 //! Memory is looked at first, and laid over what the members gave afterwards: whatever is put in place meanwhile was
 //! acknowledged after this read had begun.
 
-use std::ops::Range;
-
-use block_io::{Buffer, IoError, IoErrorKind, IoOperation, ReadResult};
+use block_io::{Buffer, IoError, ReadResult};
 
 use super::Journal;
 use crate::array::core::Core;
@@ -21,7 +19,7 @@ impl Core {
     ) -> ReadResult {
         let mut buffer = buffer;
         loop {
-            let (back, result, steady) = self.read_once(journal, stripe, start, buffer).await;
+            let (back, result, steady) = self.read_attempt(journal, stripe, start, buffer).await;
             if steady {
                 return (back, result);
             }
@@ -32,7 +30,7 @@ impl Core {
     }
 
     /// One attempt; not steady if the stripe was being written in place directly.
-    async fn read_once(
+    async fn read_attempt(
         &self,
         journal: &Journal,
         stripe: u64,
@@ -45,15 +43,9 @@ impl Core {
             return (buffer, Ok(()), false);
         }
         if !found.gaps.is_empty() {
-            let unit = stripe * u64::from(self.geometry.unit_data_bytes());
-            let in_array = |part: &Range<u32>| unit + u64::from(part.start)..unit + u64::from(part.end);
-            if found.gaps.iter().any(|gap| self.is_lost(in_array(gap))) {
-                let Range { start, end } = in_array(&range);
-                return (
-                    buffer,
-                    Err(self.error(IoErrorKind::Medium, IoOperation::Read, start, end - start)),
-                    true,
-                );
+            if found.gaps.iter().any(|gap| self.is_lost(self.in_array(stripe, gap.clone()))) {
+                let error = self.lost_error(self.in_array(stripe, range));
+                return (buffer, Err(error), true);
             }
             let (back, result) = self.read_in_place(stripe, start, buffer).await;
             buffer = back;
