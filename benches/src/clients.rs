@@ -4,9 +4,11 @@
 //! golden-ratio share of the LUN instead, so that it visits every block once in an order without neighbours.
 
 use anyhow::{Context, Result, bail};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
-use system_tests::{run, tools};
+use system_tests::process::mortal;
+use system_tests::{Background, run, tools};
 
 const LIMIT: Duration = Duration::from_secs(120);
 const FILL_BYTES: u64 = 1 << 20;
@@ -155,6 +157,15 @@ impl Client {
         let seconds: Option<f64> = words.and_then(|s| s.split(' ').next()?.parse().ok());
         let seconds = seconds.with_context(|| finished.transcript())?;
         Ok(Run { operations: count as f64, elapsed: Duration::from_secs_f64(seconds.max(1e-3)) })
+    }
+
+    /// Small writes all over the LUN, until it is killed.
+    pub(crate) fn write_on(&self, log: &Path) -> Result<Background> {
+        let mut command = mortal(&tools::need("qemu-img")?);
+        let step = scattering_step(self.span_bytes, 4 * KIB);
+        command.args(["bench", "-t", "none", "-w", "-c", "2000000000", "-d", "64", "-s", "4096"]);
+        command.args(["-S", &step.to_string(), "--image-opts"]).arg(self.lun.image_options(self.span_bytes));
+        Background::start(&mut command, log)
     }
 
     /// Writes the whole LUN once, so that no read is answered from "never written".

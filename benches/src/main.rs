@@ -5,9 +5,11 @@
 //! in turn, workload by workload, round by round; the middle round counts.
 //!
 //! With `--policies`, labsan is measured beside itself: RAID 5 (4+1) with a journal, and with a bitmap, over files on a
-//! file system with a disk behind it, because what a journal saves is waiting for disks.
+//! file system with a disk behind it, because what a journal saves is waiting for disks. And then the daemon is killed under
+//! random writes, and the time from its start until it serves again is told: a journal as full as it gets is recovered.
 
 mod clients;
+mod recovery;
 mod table;
 mod targets;
 
@@ -72,6 +74,11 @@ fn main() -> Result<()> {
     let clients = clients_for(&options, &targets)?;
     let rows = measure_all(&options, &targets, &clients)?;
     drop(targets);
+    if options.policies {
+        eprintln!("recovery");
+        let dir = dir_of(&options);
+        eprintln!("{}", recovery::measure(&dir, options.lun_mib << 20, options.quick)?);
+    }
     if options.json {
         println!("{}", serde_json::to_string_pretty(&table::document(&rows))?);
     } else {
@@ -83,10 +90,7 @@ fn main() -> Result<()> {
 fn start_targets(options: &Options) -> Result<Vec<Box<dyn Target>>> {
     let lun_bytes = options.lun_mib << 20;
     let mut targets: Vec<Box<dyn Target>> = Vec::new();
-    let dir = options
-        .dir
-        .clone()
-        .unwrap_or_else(|| PathBuf::from(if options.policies { "/var/tmp" } else { "/dev/shm" }));
+    let dir = dir_of(options);
     if options.policies {
         build_labsan()?;
         for policy in ["bitmap", "journal"] {
@@ -102,6 +106,11 @@ fn start_targets(options: &Options) -> Result<Vec<Box<dyn Target>>> {
         targets.push(Box::new(Labsan::start(&dir, free_port()?, lun_bytes)?));
     }
     Ok(targets)
+}
+
+fn dir_of(options: &Options) -> PathBuf {
+    let usual = if options.policies { "/var/tmp" } else { "/dev/shm" };
+    options.dir.clone().unwrap_or_else(|| PathBuf::from(usual))
 }
 
 fn clients_for(options: &Options, targets: &[Box<dyn Target>]) -> Result<Vec<Client>> {

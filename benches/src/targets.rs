@@ -133,7 +133,7 @@ impl Target for Labsan {
 /// An array of RAID 5 over five files (4+1) with one policy or the other.
 #[derive(Debug)]
 pub(crate) struct Policied {
-    lab: Lab,
+    pub(crate) lab: Lab,
     policy: &'static str,
 }
 

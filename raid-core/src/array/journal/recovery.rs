@@ -28,6 +28,7 @@ use crate::journal::pieces::Pieces;
 use crate::journal::replay::{self, Newest, Payload, StripeReplay, Write};
 use crate::limits;
 use crate::sabotage::{self, Sabotage};
+use tokio::time::Instant;
 
 /// Why a journal cannot be recovered as it is.
 #[derive(Debug, thiserror::Error)]
@@ -94,6 +95,11 @@ impl FoundJournal {
         self.copies.clear();
     }
 
+    /// Of one copy of each record.
+    fn bytes(&self) -> u64 {
+        self.copies.iter().filter_map(|copies| copies.first()).map(|copy| copy.bytes).sum()
+    }
+
     pub(in crate::array) fn ring_bytes(&self) -> u64 {
         self.head.ring_bytes
     }
@@ -131,7 +137,10 @@ pub(in crate::array) async fn recover_journal(
     if found.records.is_empty() {
         return Ok(());
     }
-    core.note(format!("the journal held {} commits: they were recovered", found.records.len()));
+    let began = Instant::now();
+    let held =
+        format!("{} commits ({:.1} MiB)", found.records.len(), found.bytes() as f64 / f64::from(1 << 20));
+    tracing::info!(array = %core.name, "the journal holds {held}: recovering");
     if !sabotage::planted(Sabotage::NoRecopyAtRecovery) {
         core.copy_last_commit(journal, found).await?;
     }
@@ -156,7 +165,10 @@ pub(in crate::array) async fn recover_journal(
     if sabotage::planted(Sabotage::ServedWithIntent) {
         return Ok(());
     }
-    core.drain_journal(journal).await
+    core.drain_journal(journal).await?;
+    let seconds = began.elapsed().as_secs_f64();
+    core.note(format!("the journal held {held}: they were recovered in {seconds:.1} seconds"));
+    Ok(())
 }
 
 impl Core {
