@@ -9,7 +9,7 @@ use block_io::{Buffer, Durability, IoError};
 use futures_util::future::join_all;
 use uuid::Uuid;
 
-use super::core::{Core, lock};
+use super::core::{Core, keeps_bitmap, lock};
 use super::create::{NEVER_USED_KEY, bitmap_shape, new_core, wipe_superblock};
 use super::dirty::BitSet;
 use super::examine::{candidate, read_at};
@@ -412,6 +412,10 @@ fn load_sync_state(core: &Core, resync: Resync, dirty: &BitSet, accept: bool) {
     match resync {
         Resync::None => core.dirty.load(dirty, false),
         Resync::Bitmap => core.dirty.load(dirty, true),
+        // What lies before it was in sync when the array came to rest, or is by the journal.
+        Resync::From(sector) if !keeps_bitmap(core.policy) => {
+            core.dirty.mark_unsynced(core.bitmap.bits_of(sector..u64::MAX));
+        }
         Resync::From(_) => core.dirty.mark_all_unsynced(),
     }
     if accept && core.geometry.level().has_parity() && core.dirty.unsynced_count() > 0 {

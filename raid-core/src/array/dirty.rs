@@ -260,7 +260,7 @@ impl DirtyMap {
         self.unsynced_count.store(len, Ordering::Release);
     }
 
-    /// Mark regions out of sync: a write in them went half-way.
+    /// Mark regions out of sync: a write in them went half-way, or a resync had not come to them.
     pub(crate) fn mark_unsynced(&self, bits: Range<u64>) {
         let mut state = self.state();
         if state.resyncing.is_some_and(|bit| bits.contains(&bit)) {

@@ -195,12 +195,17 @@ impl Core {
         Some(bytes / SECTOR_BYTES)
     }
 
-    /// md's word for "at rest and in sync"; anything else sends md to the bitmap. Under the journal it stays, whatever is under
-    /// way: the journal knows, and bit 31 keeps md off.
+    /// From where on the array may be out of sync. Under the journal that is how far resync has come, whatever else is under
+    /// way: the journal knows of that, and bit 31 keeps md off. With a bitmap 0 sends everyone to it.
     fn resync_offset(&self, control: &Control) -> u64 {
         let at_rest = !control.running || self.journal.is_some();
-        let in_sync = self.dirty.unsynced_count() == 0;
-        if at_rest && in_sync || self.geometry.level() == Level::Raid0 { MAX_SECTOR } else { 0 }
+        let behind = self.dirty.next_unsynced(0).map(|bit| self.bitmap.sectors_of(bit).start);
+        match behind {
+            _ if self.geometry.level() == Level::Raid0 => MAX_SECTOR,
+            None if at_rest => MAX_SECTOR,
+            Some(sector) if at_rest && !keeps_bitmap(self.policy) => sector,
+            _ => 0,
+        }
     }
 
     /// Write the labsan header of every current member, saying which superblock we leave behind: `md_events`

@@ -24,6 +24,8 @@ use crate::geometry::{Level, MemberIndex, Row};
 use crate::limits;
 use crate::sabotage::{Sabotage, planted};
 
+const CHECKPOINT_INTERVAL: Duration = Duration::from_millis(limits::CHECKPOINT_INTERVAL_MS);
+
 /// Measures progress for people.
 pub(crate) struct Pace {
     since: Instant,
@@ -89,7 +91,7 @@ impl Core {
                 return self.after_failed_window(rebuild, error).await;
             }
             self.report_rebuild(rebuild);
-            if rebuild.checkpoint.elapsed() >= Duration::from_millis(limits::CHECKPOINT_INTERVAL_MS) {
+            if rebuild.checkpoint.elapsed() >= CHECKPOINT_INTERVAL {
                 self.checkpoint(rebuild).await?;
             }
             self.yield_to_clients(&mut seen, began.elapsed()).await;
@@ -243,6 +245,7 @@ impl Core {
         let mut done = 0;
         let mut from = 0;
         let mut blocked = false;
+        let mut checkpoint = Instant::now();
         'regions: while let Some(bit) = self.dirty.next_unsynced(from) {
             from = bit + 1;
             self.dirty.begin_resync(bit);
@@ -266,6 +269,12 @@ impl Core {
             self.dirty.mark_synced(bit);
             self.forget_settled(self.units_of_bit(bit));
             done += 1;
+            if self.journal.is_some() && checkpoint.elapsed() >= CHECKPOINT_INTERVAL {
+                checkpoint = Instant::now();
+                if self.commit_progress().await.is_err() {
+                    return Ended::Interrupted;
+                }
+            }
             self.set_activity(Some(Activity {
                 kind: if total == self.bitmap.bits() {
                     ActivityKind::InitialSync
@@ -284,6 +293,13 @@ impl Core {
             // A write went half-way behind us.
             _ => Ended::Interrupted,
         }
+    }
+
+    /// Make durable how far resync has come: what it went over is flushed.
+    async fn commit_progress(&self) -> Result<(), IoError> {
+        let mut control = self.control.lock().await;
+        let table = MemberTable::clone(&self.table());
+        self.commit_roles(&mut control, table).await
     }
 
     /// Units that lie in a region of the bitmap, wholly or in part.

@@ -1072,3 +1072,26 @@ fn a_member_is_not_failed_for_read_errors_while_only_it_knows_its_data() {
         assert_eq!(world.array.status().await.state, ArrayState::Resyncing);
     });
 }
+
+#[test]
+fn a_resync_without_a_bitmap_goes_on_where_it_was() {
+    for policy in [Policy::Journal, Policy::None] {
+        run(async {
+            let disks: Vec<Faulty> = (0..4).map(|i| Faulty::new(&format!("/disks/{i}"))).collect();
+            let mut world = World::with_policy(disks, Level::Raid5, 4, policy).await;
+            let core = Arc::clone(&world.array.core);
+            let bits = core.bitmap.bits();
+            core.dirty.mark_unsynced(bits - 2..bits);
+            world.array.stop().await.unwrap();
+            let expected = core.bitmap.sectors_of(bits - 2).start;
+            change_superblock(&world.disks[0], |found| {
+                assert_eq!(found.resync_offset, expected, "{policy:?}")
+            });
+            world.array = world.assemble(&[], false).await.unwrap();
+            assert_eq!(world.array.core.dirty.unsynced_count(), 2, "{policy:?}");
+            world.wait_for(ArrayState::Optimal).await;
+            world.array.stop().await.unwrap();
+            change_superblock(&world.disks[0], |found| assert!(found.is_clean(), "{policy:?}"));
+        });
+    }
+}

@@ -8,7 +8,7 @@
 //! | clear | any | clean | | none |
 //!
 //! Under the journal policy labsan leaves `resync_offset` at "clean" while it runs: the journal stands for what
-//! is under way, and bit 31 keeps md off. A lower value there is a resync that was not finished.
+//! is under way, and bit 31 keeps md off. A lower value there is how far a resync had come.
 //!
 //! md ran if bit 31 is clear and the freshest superblock is not the one that labsan's header remembers. While
 //! the bit is set md cannot have run, whatever the counts say.
