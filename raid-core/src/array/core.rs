@@ -4,7 +4,6 @@
 //! held while superblocks and config are written, `bitmap_turn` while the bitmap is. No lock of std is held
 //! across an await.
 
-use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,6 +20,7 @@ use super::locks::UnitLocks;
 use super::metadata::Control;
 use super::status::{Activity, ArrayEvent};
 use super::table::MemberTable;
+use super::unit_set::UnitSet;
 use crate::format::SECTOR_BYTES;
 use crate::format::bitmap::BitmapHeader;
 use crate::format::labsan::Policy;
@@ -69,7 +69,7 @@ pub(crate) struct Core {
     /// Raised with every change of the list, before anything stands in for what is lost.
     pub(crate) lost_changes: AtomicU64,
     /// Stripes of regions out of sync that were made whole since the start.
-    pub(crate) settled: Mutex<BTreeSet<u64>>,
+    pub(crate) settled: Mutex<UnitSet>,
     pub(crate) activity: Mutex<Option<Activity>>,
     pub(crate) notes: Mutex<Vec<String>>,
 }
@@ -123,28 +123,25 @@ impl Core {
 
     /// Parity or copies of this unit agree with its data.
     pub(crate) fn in_sync(&self, unit: u64) -> bool {
-        !self.dirty.is_unsynced(self.bits_of(unit..unit + 1)) || lock(&self.settled).contains(&unit)
+        !self.dirty.is_unsynced(self.bits_of(unit..unit + 1)) || lock(&self.settled).contains(unit)
     }
 
     /// These units' parity agrees with their data, whatever is said of their region.
     pub(crate) fn trust(&self, units: Range<u64>) {
         if self.dirty.is_unsynced(self.bits_of(units.clone())) {
-            lock(&self.settled).extend(units);
+            lock(&self.settled).insert(units);
         }
     }
 
     /// These units may not agree: resync is to go over their regions.
     pub(crate) fn distrust(&self, units: Range<u64>) {
-        lock(&self.settled).retain(|unit| !units.contains(unit));
+        lock(&self.settled).remove(units.clone());
         self.dirty.mark_unsynced(self.bits_of(units));
     }
 
     /// Resync was here: nothing need be known of single units.
     pub(crate) fn forget_settled(&self, units: Range<u64>) {
-        let mut settled = lock(&self.settled);
-        let mut behind = settled.split_off(&units.start);
-        let mut rest = behind.split_off(&units.end);
-        settled.append(&mut rest);
+        lock(&self.settled).remove(units);
     }
 
     pub(crate) fn emit(&self, event: ArrayEvent) {

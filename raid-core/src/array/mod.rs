@@ -32,6 +32,7 @@ mod settle;
 mod status;
 mod stripe_io;
 mod table;
+mod unit_set;
 mod volumes;
 mod write;
 

@@ -1085,7 +1085,7 @@ fn a_resync_without_a_bitmap_goes_on_where_it_was() {
             world.array.stop().await.unwrap();
             let expected = core.bitmap.sectors_of(bits - 2).start;
             change_superblock(&world.disks[0], |found| {
-                assert_eq!(found.resync_offset, expected, "{policy:?}")
+                assert_eq!(found.resync_offset, expected, "{policy:?}");
             });
             world.array = world.assemble(&[], false).await.unwrap();
             assert_eq!(world.array.core.dirty.unsynced_count(), 2, "{policy:?}");
