@@ -81,6 +81,9 @@ pub const LAST_READ_ATTEMPTS: usize = 3;
 /// Times in a row that destaging may fail before the array takes no more writes.
 pub const DESTAGE_ATTEMPTS: usize = 50;
 
+/// How long the last requests of a device that was taken out are waited for when it is removed or added again.
+pub const HANGING_REQUEST_MS: u64 = 5_000;
+
 /// Pieces of one stripe from which on its columns are read as a whole, rather than one by one.
 pub const DESTAGE_MANY_PIECES: usize = 3;
 

@@ -19,6 +19,7 @@ use super::member::{Counters, Member};
 use super::metadata::{Control, DocumentError};
 use super::status::ArrayEvent;
 use super::table::{MemberTable, RebuildPosition, Slot};
+use super::tracked::Tracked;
 use super::{Array, Environment, MemberDevice};
 use crate::format::SECTOR_BYTES;
 use crate::format::assembly::{self, AssemblyPlan, AssemblyRefusal, Candidate, Resync, SlotState};
@@ -253,7 +254,7 @@ fn build_members(
                 number: superblock.dev_number as u16,
                 device_uuid: superblock.device_uuid,
                 path: devices[index].path.clone(),
-                device: Arc::clone(&devices[index].device),
+                device: Tracked::new(Arc::clone(&devices[index].device)),
                 layout,
                 counters: Counters::default(),
             })))
@@ -338,7 +339,7 @@ async fn newest_document(
         let mut slots = [Buffer::zeroed(0), Buffer::zeroed(0)];
         let mut all = true;
         for (slot, region) in slots.iter_mut().zip(member.layout.config) {
-            match read_at(&*member.device, region.offset, region.len as usize).await {
+            match read_at(&**member.device.device(), region.offset, region.len as usize).await {
                 Ok(bytes) => *slot = bytes,
                 Err(error) => (all, unreadable) = (false, Some(error)),
             }
@@ -388,7 +389,7 @@ async fn read_bitmap(
         else {
             continue;
         };
-        let device = MemberDevice { path: member.path.clone(), device: Arc::clone(&member.device) };
+        let device = MemberDevice { path: member.path.clone(), device: Arc::clone(member.device.device()) };
         match read_bits(&device, superblock, own).await {
             Ok(Some(bits)) => {
                 read_one = true;

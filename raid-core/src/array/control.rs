@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use block_io::{IoError, IoErrorKind, IoOperation};
 
@@ -16,6 +17,7 @@ use super::status::ArrayEvent;
 use super::table::{MemberTable, Slot};
 use super::{Array, MemberDevice};
 use crate::format::layout::MemberLayout;
+use crate::limits;
 
 /// Why a change of members was refused or failed.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +58,15 @@ pub enum MemberError {
         path: PathBuf,
         /// The array.
         array: String,
+    },
+    /// Requests of before it was taken out have not ended.
+    #[error(
+        "{} hangs: requests from before it failed have not ended, and might undo what is written to it now; try again \
+         later, or use another device", path.display()
+    )]
+    Hangs {
+        /// The path asked for.
+        path: PathBuf,
     },
     /// It is there already.
     #[error("{} is already in array {array}", path.display())]
@@ -158,10 +169,15 @@ impl Array {
     /// that it never comes back by itself.
     pub async fn remove(&self, path: &Path) -> Result<(), MemberError> {
         let member = self.member(path)?;
+        let in_use = || MemberError::InUse { path: path.to_owned(), array: self.name().to_owned() };
+        if self.core.table().slot_of(member.number).is_some() {
+            return Err(in_use());
+        }
+        wait_idle(&member).await?;
         let mut control = self.core.control.lock().await;
         let mut table = MemberTable::clone(&self.core.table());
         if table.slot_of(member.number).is_some() {
-            return Err(MemberError::InUse { path: path.to_owned(), array: self.name().to_owned() });
+            return Err(in_use());
         }
         table.spares.retain(|spare| spare.number != member.number);
         table.failed.retain(|failed| failed.member.number != member.number);
@@ -191,10 +207,14 @@ impl Array {
         if layout.data_size < needed_bytes || layout.journal.len < ring_bytes {
             return Err(MemberError::TooSmall { path, array, room_bytes: layout.data_size, needed_bytes });
         }
+        let former = self.former_selves(&device).await?;
+        for member in &former {
+            wait_idle(member).await?;
+        }
         let mut control = self.core.control.lock().await;
         let mut table = MemberTable::clone(&self.core.table());
-        // Its failed former self, under the same path, gives way.
-        table.failed.retain(|failed| failed.member.path != path);
+        self.check_is_new(&table, &path)?;
+        table.failed.retain(|failed| !former.iter().any(|member| member.number == failed.member.number));
         table.stale.retain(|(_, stale, _)| *stale != path);
         let number = control.next_number(&table).ok_or(MemberError::NoNumber { array })?;
         let member = Arc::new(new_member(number, &device, layout));
@@ -208,16 +228,34 @@ impl Array {
         Ok(())
     }
 
-    async fn check_addition(&self, device: &MemberDevice, force: bool) -> Result<(), MemberError> {
-        let path = device.path.display().to_string();
+    fn check_is_new(&self, table: &MemberTable, path: &Path) -> Result<(), MemberError> {
+        if table.current().any(|member| member.path == path) {
+            return Err(MemberError::AlreadyThere { path: path.to_owned(), array: self.name().to_owned() });
+        }
+        Ok(())
+    }
+
+    /// Failed members that give way to this device, because it is they: by its path, or by its superblock.
+    async fn former_selves(&self, device: &MemberDevice) -> Result<Vec<Arc<Member>>, MemberError> {
+        let uuid = match super::examine(&*device.device).await? {
+            super::Examination::Member(found) => Some(found.superblock.device_uuid),
+            _ => None,
+        };
         let table = self.core.table();
-        let there = table.current().any(|member| member.path == device.path);
-        if there {
+        if table.current().any(|member| Some(member.device_uuid) == uuid) {
             return Err(MemberError::AlreadyThere {
                 path: device.path.clone(),
                 array: self.name().to_owned(),
             });
         }
+        let members = table.failed.iter().map(|failed| Arc::clone(&failed.member));
+        let is_it = |member: &Arc<Member>| member.path == device.path || Some(member.device_uuid) == uuid;
+        Ok(members.filter(is_it).collect())
+    }
+
+    async fn check_addition(&self, device: &MemberDevice, force: bool) -> Result<(), MemberError> {
+        let path = device.path.display().to_string();
+        self.check_is_new(&self.core.table(), &device.path)?;
         let sector_bytes = device.device.info().logical_block_bytes;
         if sector_bytes != self.core.info.logical_block_bytes {
             let first_bytes = self.core.info.logical_block_bytes;
@@ -265,6 +303,14 @@ impl Array {
             table.current().chain(table.failed.iter().map(|failed| &failed.member)).cloned().collect();
         wipe_all(&members).await.map_err(|error| StopError::Unclean { array: self.name().to_owned(), error })
     }
+}
+
+async fn wait_idle(member: &Member) -> Result<(), MemberError> {
+    let limit = Duration::from_millis(limits::HANGING_REQUEST_MS);
+    if member.device.wait_idle(limit).await {
+        return Ok(());
+    }
+    Err(MemberError::Hangs { path: member.path.clone() })
 }
 
 impl Core {

@@ -23,6 +23,7 @@ use super::member::{Counters, Member};
 use super::metadata::{Control, now, write_config, write_header};
 use super::status::ArrayEvent;
 use super::table::{MemberTable, Slot};
+use super::tracked::Tracked;
 use super::{Array, DocumentError, Environment, MemberDevice, Policy};
 use crate::format::badblocks::{self, BadBlocksError};
 use crate::format::bitmap::BitmapHeader;
@@ -314,7 +315,7 @@ pub(super) fn new_member(number: u16, device: &MemberDevice, layout: MemberLayou
         number,
         device_uuid: Uuid::new_v4(),
         path: device.path.clone(),
-        device: Arc::clone(&device.device),
+        device: Tracked::new(Arc::clone(&device.device)),
         layout,
         counters: Counters::default(),
     }

@@ -235,8 +235,8 @@ pub(super) async fn newest_lost(current: &[Arc<Member>], uuid: Uuid) -> Result<L
     let mut newest = LostBlocks::default();
     for member in current {
         let [a, b] = member.layout.lost;
-        let a = read_at(&*member.device, a.offset, a.len as usize).await?;
-        let b = read_at(&*member.device, b.offset, b.len as usize).await?;
+        let a = read_at(&**member.device.device(), a.offset, a.len as usize).await?;
+        let b = read_at(&**member.device.device(), b.offset, b.len as usize).await?;
         if let Ok((_, list)) = LostBlocks::choose(&a, &b, uuid)
             && list.generation > newest.generation
         {

@@ -4,13 +4,13 @@
 //! is reached through [`Member::device`].
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use block_io::{BlockDevice, Buffer, Durability, IoError, ReadResult};
+use block_io::{Buffer, Durability, IoError, ReadResult};
 use bytes::Bytes;
 use uuid::Uuid;
 
+use super::tracked::Tracked;
 use crate::format::layout::MemberLayout;
 
 /// A device that takes part in an array.
@@ -21,7 +21,7 @@ pub(crate) struct Member {
     pub(crate) device_uuid: Uuid,
     /// The path it was opened by.
     pub(crate) path: PathBuf,
-    pub(crate) device: Arc<dyn BlockDevice>,
+    pub(crate) device: Tracked,
     pub(crate) layout: MemberLayout,
     pub(crate) counters: Counters,
 }

@@ -69,12 +69,20 @@ impl Core {
         loop {
             let failures = self.write_roles(control, &table, now()).await;
             if failures.is_empty() {
-                self.table.store(Arc::new(table));
+                self.publish(table);
                 return Ok(());
             }
             for (member, error) in failures {
                 table = self.without(table, &member, &error)?;
             }
+        }
+    }
+
+    fn publish(&self, table: MemberTable) {
+        let table = Arc::new(table);
+        self.table.store(Arc::clone(&table));
+        for failed in &table.failed {
+            failed.member.device.take_out();
         }
     }
 

@@ -32,6 +32,7 @@ mod settle;
 mod status;
 mod stripe_io;
 mod table;
+mod tracked;
 mod unit_set;
 mod volumes;
 mod write;

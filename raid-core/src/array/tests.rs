@@ -13,6 +13,7 @@ use crate::array::ArrayState;
 use crate::geometry::Level;
 use crate::volume::VolumeSpec;
 
+mod hanging;
 mod unreadable;
 
 const MEMBER_BYTES: usize = 20 << 20;
