@@ -268,7 +268,7 @@ fn member_code(error: &MemberError) -> ErrorCode {
     match error {
         MemberError::Unknown { .. } => ErrorCode::NotFound,
         MemberError::Indispensable { .. } | MemberError::Resyncing { .. } => ErrorCode::Unsafe,
-        MemberError::InUse { .. } => ErrorCode::InUse,
+        MemberError::InUse { .. } | MemberError::Hangs { .. } => ErrorCode::InUse,
         MemberError::AlreadyThere { .. } => ErrorCode::Taken,
         MemberError::TooSmall { .. } => ErrorCode::Invalid,
         MemberError::Unsuitable(error) => create_code(error),
