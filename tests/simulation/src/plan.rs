@@ -39,7 +39,7 @@ pub struct Shape {
     pub(crate) spares: usize,
     pub(crate) chunk_bytes: u64,
     pub(crate) make: Make,
-    /// What is on the disks before the array is made.
+    /// Members are not zeroed when the array is made.
     pub(crate) used_disks: bool,
     pub(crate) volumes: Vec<(u64, bool)>,
     pub(crate) latency_ms: u64,

@@ -111,10 +111,9 @@ impl Sim {
         let shape = &plan.shape;
         let world = Arc::new(World::new(plan.seed, shape.latency_ms, verbose));
         let disks: Vec<_> = (0..shape.disks).map(|index| Disk::new(index, shape.make, &world)).collect();
-        if shape.used_disks {
-            for disk in &disks {
-                world.random(|rng| disk.litter(rng));
-            }
+        // Also where creation zeroes its members: spares, and what is added later, are not zeroed then.
+        for disk in &disks {
+            world.random(|rng| disk.litter(rng));
         }
         let volumes: Vec<u64> = shape.volumes.iter().map(|(bytes, _)| *bytes).collect();
         Self {
