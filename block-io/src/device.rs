@@ -65,6 +65,15 @@ pub struct DeviceInfo {
     pub read_only: bool,
 }
 
+/// A run of bytes that all take space, or all take none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SpaceRun {
+    /// How long it is, in bytes. What follows may be of the same kind.
+    pub length: u64,
+    /// It may hold data. If not, it reads as zeros and takes no space.
+    pub mapped: bool,
+}
+
 /// Random access to blocks. See the module's rules.
 pub trait BlockDevice: Send + Sync + fmt::Debug + 'static {
     /// What the device is now.
@@ -89,6 +98,12 @@ pub trait BlockDevice: Send + Sync + fmt::Debug + 'static {
     /// Give the range's space back. Afterwards it reads as zeros. Refused with `Unsupported` where
     /// `info().discard` is false.
     fn discard(&self, offset: u64, length: u64) -> IoFuture<'_, Result<(), IoError>>;
+
+    /// The run that begins at `offset`, and ends `length` bytes later at the latest. A device that does not know
+    /// takes everything for data.
+    fn space_run(&self, _offset: u64, length: u64) -> SpaceRun {
+        SpaceRun { length, mapped: true }
+    }
 
     /// Make sure that a later write of the range cannot end in `NoSpace`. Contents stay as they are.
     /// Devices that are not `thin` have nothing to do.

@@ -208,7 +208,7 @@ impl LogicalUnit {
             Operation::Inquiry => inquiry::inquiry(cdb, &self.identity, &info, nexus)?,
             Operation::ReadCapacity10 => capacity::read_capacity_10(cdb, &info)?,
             Operation::ReadCapacity16 => capacity::read_capacity_16(cdb, &info)?,
-            Operation::GetLbaStatus => capacity::get_lba_status(cdb, &info)?,
+            Operation::GetLbaStatus => capacity::get_lba_status(cdb, &*self.device)?,
             Operation::ModeSense => mode::sense(cdb, self.facts(), self.state().mode)?,
             Operation::ModeSelect => self.mode_select(nexus, cdb, command)?,
             Operation::RequestSense => self.request_sense(nexus, cdb),

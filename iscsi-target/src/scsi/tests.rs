@@ -311,3 +311,90 @@ proptest! {
         prop_assert_eq!(bench.pool.used_bytes(), if response.data_in.is_empty() { 0 } else { bench.pool.used_bytes() });
     }
 }
+
+/// A device that has data in every third 64 blocks, told in pieces of 32.
+#[derive(Debug)]
+struct Holes(MemoryDevice);
+
+impl BlockDevice for Holes {
+    fn info(&self) -> block_io::DeviceInfo {
+        self.0.info()
+    }
+
+    fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    fn read(&self, offset: u64, buffer: block_io::Buffer) -> block_io::IoFuture<'_, block_io::ReadResult> {
+        self.0.read(offset, buffer)
+    }
+
+    fn write(
+        &self,
+        offset: u64,
+        data: Bytes,
+        durability: block_io::Durability,
+    ) -> block_io::IoFuture<'_, Result<(), block_io::IoError>> {
+        self.0.write(offset, data, durability)
+    }
+
+    fn flush(&self) -> block_io::IoFuture<'_, Result<(), block_io::IoError>> {
+        self.0.flush()
+    }
+
+    fn zero(
+        &self,
+        offset: u64,
+        length: u64,
+        durability: block_io::Durability,
+    ) -> block_io::IoFuture<'_, Result<(), block_io::IoError>> {
+        self.0.zero(offset, length, durability)
+    }
+
+    fn discard(&self, offset: u64, length: u64) -> block_io::IoFuture<'_, Result<(), block_io::IoError>> {
+        self.0.discard(offset, length)
+    }
+
+    fn space_run(&self, offset: u64, length: u64) -> block_io::SpaceRun {
+        let piece = 32 * 512;
+        let behind = (offset / piece + 1) * piece - offset;
+        block_io::SpaceRun { length: behind.min(length), mapped: offset / (2 * piece) % 3 == 0 }
+    }
+}
+
+#[test]
+fn get_lba_status_tells_data_from_holes() {
+    let status = |cdb: &[u8], device: &dyn BlockDevice| {
+        let data = capacity::get_lba_status(cdb::Cdb(cdb), device).unwrap().data_in;
+        let told = u32::from_be_bytes([data[0], data[1], data[2], data[3]]);
+        let descriptors: Vec<(u64, u32, u8)> = data[8..]
+            .chunks_exact(16)
+            .map(|d| {
+                let block = u64::from_be_bytes(d[..8].try_into().unwrap());
+                (block, u32::from_be_bytes(d[8..12].try_into().unwrap()), d[12])
+            })
+            .collect();
+        (told as usize, descriptors)
+    };
+    let command = |block: u8, asked: u32| {
+        let mut cdb = [0; 16];
+        (cdb[0], cdb[1], cdb[9]) = (0x9e, 0x12, block);
+        cdb[10..14].copy_from_slice(&asked.to_be_bytes());
+        cdb
+    };
+    let holes = Holes(MemoryDevice::new("holes", 300 * 512));
+    let all = vec![(0, 64, 0), (64, 128, 1), (192, 64, 0), (256, 44, 1)];
+    assert_eq!(status(&command(0, 4096), &holes), (4 + 16 * 4, all));
+    assert_eq!(status(&command(70, 24), &holes), (20, vec![(70, 122, 1)]), "one as long as it is");
+    assert_eq!(status(&command(70, 41), &holes), (36, vec![(70, 122, 1), (192, 64, 0)]));
+    assert_eq!(status(&command(0, 10), &holes).0, 20, "cut, but told whole");
+    let solid = MemoryDevice::new("solid", 300 * 512);
+    assert_eq!(
+        status(&command(5, 4096), &solid),
+        (20, vec![(5, 295, 0)]),
+        "who does not know calls all of it mapped"
+    );
+    let beyond =
+        capacity::get_lba_status(cdb::Cdb(&command(255, 24)), &MemoryDevice::new("small", 255 * 512));
+    assert!(matches!(beyond, Err(sense) if sense == Sense::OUT_OF_RANGE));
+}
