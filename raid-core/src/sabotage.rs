@@ -34,11 +34,15 @@ pub enum Sabotage {
     StaleMemberTrusted,
     /// A spare is called in sync before all of it is filled.
     SpareInSyncEarly,
+    /// A region is written in place before it is durably marked as written.
+    WrittenBitLate,
+    /// A rebuild passes over what was never written, without making it zeros on the spare.
+    UnwrittenNotZeroed,
 }
 
 impl Sabotage {
     /// All of them, in the order of their declaration.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::ParityNotJournalled,
         Self::AckBeforeCommit,
         Self::TailAdvancedEarly,
@@ -54,6 +58,8 @@ impl Sabotage {
         Self::BitmapBitClearedEarly,
         Self::StaleMemberTrusted,
         Self::SpareInSyncEarly,
+        Self::WrittenBitLate,
+        Self::UnwrittenNotZeroed,
     ];
 
     /// The name by which people ask for it.
@@ -75,6 +81,8 @@ impl Sabotage {
             Self::BitmapBitClearedEarly => "bitmap-bit-cleared-early",
             Self::StaleMemberTrusted => "stale-member-trusted",
             Self::SpareInSyncEarly => "spare-in-sync-early",
+            Self::WrittenBitLate => "written-bit-late",
+            Self::UnwrittenNotZeroed => "unwritten-not-zeroed",
         }
     }
 
@@ -87,7 +95,14 @@ impl Sabotage {
     /// The rule it breaks is the journal's.
     #[must_use]
     pub fn is_of_the_journal(self) -> bool {
-        !matches!(self, Self::BitmapBitClearedEarly | Self::StaleMemberTrusted | Self::SpareInSyncEarly)
+        !matches!(
+            self,
+            Self::BitmapBitClearedEarly
+                | Self::StaleMemberTrusted
+                | Self::SpareInSyncEarly
+                | Self::WrittenBitLate
+                | Self::UnwrittenNotZeroed
+        )
     }
 }
 

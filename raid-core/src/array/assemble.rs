@@ -10,7 +10,7 @@ use futures_util::future::join_all;
 use uuid::Uuid;
 
 use super::core::{Core, keeps_bitmap, lock};
-use super::create::{NEVER_USED_KEY, bitmap_shape, new_core, wipe_superblock};
+use super::create::{bitmap_shape, new_core, wipe_superblock};
 use super::dirty::BitSet;
 use super::examine::{candidate, read_at};
 use super::journal::{JournalError, open_journal, recover_journal};
@@ -20,6 +20,7 @@ use super::metadata::{Control, DocumentError};
 use super::status::ArrayEvent;
 use super::table::{MemberTable, RebuildPosition, Slot};
 use super::tracked::Tracked;
+use super::written_io::find_map;
 use super::{Array, Environment, MemberDevice};
 use crate::format::SECTOR_BYTES;
 use crate::format::assembly::{self, AssemblyPlan, AssemblyRefusal, Candidate, Resync, SlotState};
@@ -98,11 +99,7 @@ pub async fn assemble(
         refuse_bad_blocks(&plan, &candidates, &array)?;
     }
     let table = build_table(&geometry, &plan, &candidates, &members);
-    let (config_generation, mut document) = newest_document(&plan, &members, uuid, &array).await?;
-    if plan.md_ran {
-        // Whoever used md may have written anywhere.
-        document.other.remove(NEVER_USED_KEY);
-    }
+    let (config_generation, document) = newest_document(&plan, &members, uuid, &array).await?;
     let header_generation =
         candidates.iter().filter_map(|c| c.labsan.as_ref().ok()).map(|h| h.generation).max().unwrap_or(0);
     let (bitmap, dirty) = read_bitmap(&freshest, &geometry, &plan, &candidates, &members).await?;
@@ -111,13 +108,16 @@ pub async fn assemble(
         Superblock { features: freshest.features.without(assembly::OF_THE_DEVICE), ..freshest.clone() };
     let control = Control { template, document, config_generation, header_generation, running: true };
     let opened = open_journal(&plan, &geometry, &current, uuid, &array, options.force).await?;
-    let mut core = new_core(&array, plan.policy, geometry, bitmap, table, control);
+    let (map, map_copies) = find_map(&plan, &candidates, &members, &geometry, uuid).await;
+    let mut core = new_core(&array, plan.policy, geometry, bitmap, map, table, control);
     core.journal = opened.journal;
     *lock(&core.lost) = lost;
     let core = Arc::new(core);
     let resync = if opened.gave_up { Resync::From(0) } else { plan.needs.resync };
     load_sync_state(&core, resync, &dirty, options.force && plan.is_degraded());
     write_laggards(&plan, &candidates, &members).await?;
+    // Before bit 31: while that is clear, a start that follows sees that md ran, and forgets the map too.
+    core.spread_written_map(&map_copies).await?;
     take_over(&core, &plan, &candidates).await?;
     if plan.md_ran {
         // md has struck off its own log what was rewritten; what was not would have been refused above.

@@ -1,8 +1,8 @@
 //! What every part of the engine shares: the array's state, and the small questions asked of it.
 //!
-//! Locks, in the order in which they are taken: `keeper_turn`, `volume_turn`, unit locks, then `control`, then `bitmap_turn`. `control` is
-//! held while superblocks and config are written, `bitmap_turn` while the bitmap is. No lock of std is held
-//! across an await.
+//! Locks, in the order in which they are taken: `keeper_turn`, `volume_turn`, unit locks, then `control`, then `written_turn`, then `bitmap_turn`.
+//! `control` is held while superblocks and config are written, `written_turn` while the written map is, `bitmap_turn` while the bitmap
+//! is. No lock of std is held across an await.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -21,6 +21,7 @@ use super::metadata::Control;
 use super::status::{Activity, ArrayEvent};
 use super::table::MemberTable;
 use super::unit_set::UnitSet;
+use super::written::WrittenRegions;
 use crate::format::SECTOR_BYTES;
 use crate::format::bitmap::BitmapHeader;
 use crate::format::labsan::Policy;
@@ -45,6 +46,8 @@ pub(crate) struct Core {
     pub(crate) bitmap_events: AtomicU64,
     pub(crate) events_cleared: AtomicU64,
     pub(crate) bitmap_turn: tokio::sync::Mutex<()>,
+    pub(crate) written: WrittenRegions,
+    pub(crate) written_turn: tokio::sync::Mutex<()>,
     pub(crate) control: tokio::sync::Mutex<Control>,
     /// Held by whoever makes, resizes or deletes a volume, from the choice of its place until it is durable.
     pub(crate) volume_turn: tokio::sync::Mutex<()>,

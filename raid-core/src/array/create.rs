@@ -1,7 +1,7 @@
 //! Making a new array. Everything is checked before the first byte is written.
 //!
 //! Order that crashes depend on: the old superblocks are wiped, then data areas are zeroed and bitmap, bad-block
-//! log, header and config are written, and the superblocks last. A crash on the way leaves disks that belong to no
+//! log, header, config and written map are written, and the superblocks last. A crash on the way leaves disks that belong to no
 //! array, or an array of which some members are missing, never one that is taken for whole.
 
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -24,10 +24,13 @@ use super::metadata::{Control, now, write_config, write_header};
 use super::status::ArrayEvent;
 use super::table::{MemberTable, Slot};
 use super::tracked::Tracked;
+use super::written::WrittenRegions;
+use super::written_io::new_map;
 use super::{Array, DocumentError, Environment, MemberDevice, Policy};
 use crate::format::badblocks::{self, BadBlocksError};
 use crate::format::bitmap::BitmapHeader;
-use crate::format::labsan::config::{self, ConfigDocument};
+use crate::format::labsan::config;
+use crate::format::labsan::written::WrittenMap;
 use crate::format::layout::{self, BITMAP_BYTES, LayoutError, MemberLayout};
 use crate::format::superblock::{
     Features, MAX_SECTOR, SUPER_OFFSET_BYTES, SetName, SetNameError, Superblock,
@@ -150,17 +153,25 @@ pub async fn create(spec: CreateSpec, environment: &Environment) -> Result<Array
     let template = template(&spec, name, &geometry);
     let bitmap = bitmap_shape(&template, &geometry, BITMAP_BYTES)?;
     let journal = (policy == Policy::Journal).then(|| new_journal(&geometry, &layouts)).transpose()?;
+    let map = new_map(template.array_uuid, &geometry, layout::WRITTEN_MAP_BYTES, false);
     let (members, spares) = number_members(&spec, layouts);
-    let mut core = build_core(&spec.name, policy, geometry, template, bitmap, members, spares);
+    let table = MemberTable {
+        slots: members.into_iter().map(Slot::InSync).collect(),
+        spares,
+        ..MemberTable::default()
+    };
+    let mut core =
+        new_core(&spec.name, policy, geometry, bitmap, map, table, Control::of_new_array(template));
     core.journal = journal;
     let core = Arc::new(core);
     let zeroed = lay_down(&core).await?;
+    if !zeroed {
+        core.written.set_all();
+    }
     if !zeroed && geometry.level() != Level::Raid0 {
         core.dirty.mark_all_unsynced();
     }
     let mut control = core.control.lock().await;
-    let never_used_from = if zeroed { 0 } else { core.geometry.size_bytes() };
-    control.document.other.insert(NEVER_USED_KEY.to_owned(), never_used_from.into());
     write_everything(&core, &mut control).await?;
     let document = control.document.clone();
     drop(control);
@@ -175,9 +186,6 @@ fn new_journal(geometry: &Geometry, layouts: &[MemberLayout]) -> Result<Journal,
     let head = Journal::first_head(&shape);
     Ok(Journal::new(shape, head, 1, 0..geometry.members()))
 }
-
-/// In the document: from this byte of the data space on, no volume ever lay and everything reads as zeros.
-pub(super) const NEVER_USED_KEY: &str = "never_used_from";
 
 fn check_policy(spec: &CreateSpec) -> Result<Policy, CreateError> {
     match (spec.policy, spec.level) {
@@ -321,33 +329,13 @@ pub(super) fn new_member(number: u16, device: &MemberDevice, layout: MemberLayou
     }
 }
 
-fn build_core(
-    name: &str,
-    policy: Policy,
-    geometry: Geometry,
-    template: Superblock,
-    bitmap: BitmapHeader,
-    members: Vec<Arc<Member>>,
-    spares: Vec<Arc<Member>>,
-) -> Core {
-    let slots = members.into_iter().map(Slot::InSync).collect();
-    let table = MemberTable { slots, spares, ..MemberTable::default() };
-    let control = Control {
-        template,
-        document: ConfigDocument::default(),
-        config_generation: 0,
-        header_generation: 0,
-        running: true,
-    };
-    new_core(name, policy, geometry, bitmap, table, control)
-}
-
 /// The state of an array that is about to run.
 pub(super) fn new_core(
     name: &str,
     policy: Policy,
     geometry: Geometry,
     bitmap: BitmapHeader,
+    map: WrittenMap,
     table: MemberTable,
     control: Control,
 ) -> Core {
@@ -368,6 +356,8 @@ pub(super) fn new_core(
         events_cleared: AtomicU64::new(bitmap.events_cleared),
         bitmap,
         bitmap_turn: tokio::sync::Mutex::default(),
+        written: WrittenRegions::new(map),
+        written_turn: tokio::sync::Mutex::default(),
         control: tokio::sync::Mutex::new(control),
         volume_turn: tokio::sync::Mutex::default(),
         scratch: BufferPool::new(scratch),
@@ -420,7 +410,7 @@ async fn write_everything(core: &Core, control: &mut Control) -> Result<(), Crea
     Ok(core.commit_roles(control, table).await?)
 }
 
-/// Bitmap, bad-block log, header and config of one member: all but its superblock.
+/// Bitmap, bad-block log, header, config and written map of one member: all but its superblock.
 pub(super) async fn lay_down_metadata(
     core: &Core,
     control: &Control,
@@ -442,6 +432,7 @@ pub(super) async fn lay_down_metadata(
     let bytes = config::encode(core.uuid, control.config_generation, &control.document.to_json()?)?;
     write_config(member, control.config_generation, &bytes).await?;
     core.write_lost_to(member).await?;
+    core.give_written_map(member).await?;
     let failures = core.write_bitmap(&core.dirty.image(&[]), std::slice::from_ref(member)).await;
     match failures.into_iter().next() {
         Some((_, error)) => Err(error.into()),

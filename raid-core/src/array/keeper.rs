@@ -101,6 +101,16 @@ impl Core {
         };
         let spare = table.spares.remove(at);
         tracing::info!(array = %self.name, slot, spare = %spare.label(), "a spare takes over");
+        // Until its role is published no commit of the map may pass it by.
+        let _turn = self.written_turn.lock().await;
+        if let Err(error) = self.give_written_map(&spare).await {
+            let without = self.table().with_failed(spare.number, &error.to_string());
+            // On failure the array has failed, and says so itself.
+            return match without {
+                Some(without) => self.commit_roles(&mut control, without).await.is_ok(),
+                None => false,
+            };
+        }
         table.slots[usize::from(slot)] = Slot::Rebuilding(spare, RebuildPosition::new(0));
         // On failure the array has failed or the spare is out; the next look finds what is left.
         self.commit_roles(&mut control, table).await.is_ok()

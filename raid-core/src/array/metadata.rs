@@ -41,6 +41,12 @@ pub(crate) struct Control {
 }
 
 impl Control {
+    /// Nothing is written yet.
+    pub(crate) fn of_new_array(template: Superblock) -> Self {
+        let document = ConfigDocument::default();
+        Self { template, document, config_generation: 0, header_generation: 0, running: true }
+    }
+
     /// A device number no member of this array ever had, so that a stale member is never taken for its heir.
     pub(crate) fn next_number(&self, table: &MemberTable) -> Option<u16> {
         let used = table.current().chain(table.failed.iter().map(|f| &f.member)).map(|m| m.number + 1).max();
@@ -243,6 +249,8 @@ impl Core {
         let mut header =
             Header::new(superblock, member.layout.clone(), member.device.info().size_bytes, self.policy);
         header.generation = control.header_generation;
+        header.map_generation = self.written.generation();
+        header.map_region_bytes = self.written.region_bytes();
         header
     }
 

@@ -26,7 +26,10 @@ impl Core {
         for (place, member) in &targets {
             self.provision(member, place.offset).await?;
         }
-        let _dirty = self.mark_dirty(unit..unit + 1).await?;
+        let marked = self.mark_written(unit..unit + 1);
+        let (dirty, marked) = futures_util::join!(self.mark_dirty(unit..unit + 1), marked);
+        let _dirty = dirty?;
+        marked?;
         let writes = targets.iter().flat_map(|(place, member)| {
             fragments.iter().map(move |fragment| async move {
                 let at = place.offset + u64::from(fragment.start);

@@ -5,6 +5,7 @@
 //!   locks of `locks`.
 //! - `journal`: nothing acknowledged is lost at RAID 5 and 6, whatever crashes. `settle`, `lost`: what cannot be known.
 //! - `dirty`, `bitmap_io`: which regions may be out of sync, in memory and on the members.
+//! - `written`, `written_io`: which regions were ever written, in memory and on the members.
 //! - `table`, `metadata`, `failure`: who plays which role, and how a change of roles is made durable.
 //! - `keeper`, `rebuild`: what goes on in the background.
 //! - `create`, `assemble`, `examine`, `control`, `volumes`, `status`: what the daemon asks for.
@@ -36,12 +37,14 @@ mod tracked;
 mod unit_set;
 mod volumes;
 mod write;
+mod written;
+mod written_io;
 
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use block_io::{BlockDevice, Buffer, DeviceInfo, Durability, IoError, IoFuture, ReadResult};
+use block_io::{BlockDevice, Buffer, DeviceInfo, Durability, IoError, IoFuture, ReadResult, SpaceRun};
 use bytes::Bytes;
 use uuid::Uuid;
 
@@ -159,6 +162,10 @@ impl BlockDevice for Array {
 
     fn discard(&self, offset: u64, length: u64) -> IoFuture<'_, Result<(), IoError>> {
         Box::pin(self.core.zero(offset, length, Durability::Durable, true))
+    }
+
+    fn space_run(&self, offset: u64, length: u64) -> SpaceRun {
+        self.core.space_run(offset, length)
     }
 }
 

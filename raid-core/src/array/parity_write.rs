@@ -83,7 +83,10 @@ impl Core {
         let columns = self.columns_to_settle(stripe);
         let prepared = self.prepare_stripe(stripe, fragments, columns).await?;
         let agrees = prepared.agrees();
-        let _dirty = self.mark_dirty(stripe..stripe + 1).await?;
+        let marked = self.mark_written(stripe..stripe + 1);
+        let (dirty, marked) = futures_util::join!(self.mark_dirty(stripe..stripe + 1), marked);
+        let _dirty = dirty?;
+        marked?;
         let results = self.write_prepared(stripe, prepared, strictest(fragments)).await;
         self.settle_unit_writes(stripe..stripe + 1, results).await?;
         if agrees {

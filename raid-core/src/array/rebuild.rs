@@ -1,6 +1,9 @@
 //! Filling a spare. Units are taken in windows, in order; the position moves on while the window is held, so
 //! every write sees a unit either as wholly rebuilt or as missing there.
 //!
+//! What was never written is made zeros on the spare, without reading anybody: whatever it holds is of another life. Progress counts
+//! what costs time: where zeroing is cheap, only what was written.
+//!
 //! Order that crashes depend on: the spare is flushed before the checkpoint that counts on it is durable. After
 //! a crash the rebuild goes on from the last checkpoint; what was rebuilt beyond it is done again.
 
@@ -8,7 +11,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use block_io::{Buffer, Durability, IoError, IoErrorKind, IoOperation};
+use block_io::{Buffer, Durability, IoError, IoErrorKind, IoOperation, Zeroing};
 use bytes::Bytes;
 use futures_util::future::join_all;
 use tokio::time::Instant;
@@ -64,8 +67,9 @@ impl Core {
             ));
             return Ended::Blocked;
         }
-        let from = self.geometry.member_offset_before(MemberIndex(slot), position.get());
-        let (pace, checkpoint) = (Pace::starting_at(from), Instant::now());
+        let done = self.geometry.member_offset_before(MemberIndex(slot), position.get());
+        let pace = Pace::starting_at(self.work_in(&member, &(0..done)));
+        let checkpoint = Instant::now();
         let mut rebuild = Rebuild { slot, member, position, pace, checkpoint };
         match self.run_rebuild(&mut rebuild).await {
             Ok(ended) => ended,
@@ -86,7 +90,7 @@ impl Core {
             }
             let began = Instant::now();
             let first = rebuild.position.get();
-            let window = first..(first + self.window_units()).min(self.geometry.units());
+            let window = self.next_window(&rebuild.member, first);
             if let Err(error) = self.rebuild_window(rebuild, window).await {
                 return self.after_failed_window(rebuild, error).await;
             }
@@ -121,14 +125,52 @@ impl Core {
         (limits::BACKGROUND_WINDOW_BYTES / u64::from(self.geometry.chunk_bytes())).max(1)
     }
 
+    /// What a rebuild does next: some that was written, or a longer run that was not.
+    fn next_window(&self, member: &Member, first: u64) -> Range<u64> {
+        let units = self.geometry.units();
+        let written = self.first_written(first..units);
+        if written == first {
+            let end = (first + self.window_units()).min(units);
+            return first..self.first_unwritten(first..end).max(first + 1);
+        }
+        let most = if is_zeroed_cheaply(member) { limits::ZERO_RUN_UNITS } else { self.window_units() };
+        first..written.min(first + most)
+    }
+
     async fn rebuild_window(&self, rebuild: &Rebuild, window: Range<u64>) -> Result<(), IoError> {
         let _held = self.locks.exclusive_range(window.clone()).await;
-        let units = window.clone().map(|unit| self.rebuild_unit(rebuild, unit));
-        for result in join_all(units).await {
+        // Asked again now that nobody else can change it.
+        let (blank, written): (Vec<u64>, Vec<u64>) =
+            window.clone().partition(|unit| self.is_unwritten(*unit));
+        self.zero_blank(rebuild, &blank).await?;
+        for result in join_all(written.into_iter().map(|unit| self.rebuild_unit(rebuild, unit))).await {
             result?;
         }
         rebuild.position.advance(window.end);
         Ok(())
+    }
+
+    /// Make the spare's part of these units zeros.
+    async fn zero_blank(&self, rebuild: &Rebuild, units: &[u64]) -> Result<(), IoError> {
+        if planted(Sabotage::UnwrittenNotZeroed) {
+            return Ok(());
+        }
+        let mut runs: Vec<Range<u64>> = Vec::new();
+        for range in units.iter().flat_map(|unit| self.unit_on_member(*unit, MemberIndex(rebuild.slot))) {
+            match runs.last_mut() {
+                Some(run) if run.end == range.start => run.end = range.end,
+                _ => runs.push(range),
+            }
+        }
+        for run in runs {
+            rebuild.member.zero(run.start, run.end - run.start, Durability::Cached).await?;
+        }
+        Ok(())
+    }
+
+    /// Bytes of a member's data that a rebuild has to write out.
+    fn work_in(&self, member: &Member, bytes: &Range<u64>) -> u64 {
+        if is_zeroed_cheaply(member) { self.written_bytes(bytes) } else { bytes.end - bytes.start }
     }
 
     /// Compute what the slot holds of a unit, and write it.
@@ -173,12 +215,13 @@ impl Core {
     }
 
     fn report_rebuild(&self, rebuild: &Rebuild) {
-        let done = self.geometry.member_offset_before(MemberIndex(rebuild.slot), rebuild.position.get());
+        let reached = self.geometry.member_offset_before(MemberIndex(rebuild.slot), rebuild.position.get());
+        let done = self.work_in(&rebuild.member, &(0..reached));
         self.set_activity(Some(Activity {
             kind: ActivityKind::Rebuild,
             slot: Some(rebuild.slot),
             done_bytes: done,
-            total_bytes: self.geometry.member_bytes(),
+            total_bytes: self.work_in(&rebuild.member, &(0..self.geometry.member_bytes())),
             bytes_per_second: rebuild.pace.bytes_per_second(done),
         }));
     }
@@ -236,8 +279,10 @@ impl Core {
     }
 
     /// Make the regions that are out of sync agree again, in order. A region with something in it that cannot be
-    /// read is left as it is, for the next time.
+    /// read is left as it is, for the next time. What was never written agrees, and is passed over.
     pub(crate) async fn resync(&self) -> Ended {
+        let whole = self.dirty.unsynced_count() == self.bitmap.bits();
+        self.pass_over_unwritten();
         let total = self.dirty.unsynced_count();
         let region = u64::from(self.bitmap.chunk_bytes);
         let pace = Pace::starting_at(0);
@@ -276,11 +321,7 @@ impl Core {
                 }
             }
             self.set_activity(Some(Activity {
-                kind: if total == self.bitmap.bits() {
-                    ActivityKind::InitialSync
-                } else {
-                    ActivityKind::Resync
-                },
+                kind: if whole { ActivityKind::InitialSync } else { ActivityKind::Resync },
                 slot: None,
                 done_bytes: done * region,
                 total_bytes: total * region,
@@ -302,6 +343,21 @@ impl Core {
         self.commit_roles(&mut control, table).await
     }
 
+    /// Regions in which nothing was ever written are in sync.
+    fn pass_over_unwritten(&self) {
+        let mut from = 0;
+        while let Some(bit) = self.dirty.next_unsynced(from) {
+            from = bit + 1;
+            let units = self.units_of_bit(bit);
+            // In this order: a write that comes and goes half-way in between marks the region again.
+            self.dirty.begin_resync(bit);
+            if self.first_written(units.clone()) == units.end {
+                self.dirty.mark_synced(bit);
+                self.forget_settled(units);
+            }
+        }
+    }
+
     /// Units that lie in a region of the bitmap, wholly or in part.
     fn units_of_bit(&self, bit: u64) -> Range<u64> {
         let chunk = u64::from(self.geometry.chunk_bytes());
@@ -313,7 +369,7 @@ impl Core {
     async fn resync_window(&self, window: Range<u64>) -> Result<(), IoError> {
         let _held = self.locks.exclusive_range(window.clone()).await;
         let parity = self.geometry.level().has_parity();
-        let units = window.map(|unit| async move {
+        let units = window.filter(|unit| !self.is_unwritten(*unit)).map(|unit| async move {
             if parity { self.resync_stripe(unit).await } else { self.equalize_held_unit(unit).await }
         });
         join_all(units).await.into_iter().collect()
@@ -365,4 +421,8 @@ impl Core {
         let results = join_all(writes).await;
         self.settle_writes(results).await
     }
+}
+
+fn is_zeroed_cheaply(member: &Member) -> bool {
+    member.device.info().zeroing == Zeroing::Cheap
 }

@@ -61,6 +61,10 @@ impl Core {
             let data = Buffer::copy_of(bytes).freeze();
             Some(write_back(member, at, data))
         });
+        let writing: Vec<_> = writing.collect();
+        if !(writing.is_empty() && lost.is_empty()) {
+            self.mark_written(stripe..stripe + 1).await?;
+        }
         let results = join_all(writing).await;
         self.settle_member_failures(results).await?;
         self.trust(stripe..stripe + 1);

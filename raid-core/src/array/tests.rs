@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use block_io::{IoErrorKind, IoOperation, MemoryDevice, Zeroing};
@@ -15,13 +15,22 @@ use crate::volume::VolumeSpec;
 
 mod hanging;
 mod unreadable;
+mod written;
 
 const MEMBER_BYTES: usize = 20 << 20;
 
 type Unwritable = (std::ops::Range<u64>, IoErrorKind);
 
+type Watcher = Box<dyn Fn(u64, u64) + Send>;
+
+impl fmt::Debug for Faulty {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Faulty").field(&self.inner).finish()
+    }
+}
+
 /// A device in memory with a switch: off, it is gone. Single ranges can be made unreadable.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 struct Faulty {
     inner: MemoryDevice,
     gone: Arc<AtomicBool>,
@@ -33,6 +42,14 @@ struct Faulty {
     full: Arc<AtomicBool>,
     /// Writes of data that begins with this byte take a second. 0: none.
     slow: Arc<AtomicU8>,
+    /// Reads take ten seconds, and give what is there then.
+    late: Arc<AtomicBool>,
+    /// Bytes read and written.
+    moved: Arc<[AtomicU64; 2]>,
+    /// Sees where everything but zeros is written, before it is.
+    watcher: Arc<Mutex<Option<Watcher>>>,
+    /// Writes that may still be carried out; the others never end.
+    fuse: Arc<Mutex<Option<Arc<AtomicI64>>>>,
     /// Zeroing is not cheap, and what was on it before is still there.
     used: bool,
 }
@@ -48,7 +65,37 @@ impl Faulty {
             unwritable: Arc::default(),
             full: Arc::default(),
             slow: Arc::default(),
+            late: Arc::default(),
+            moved: Arc::default(),
+            watcher: Arc::default(),
+            fuse: Arc::default(),
             used: false,
+        }
+    }
+
+    fn watch(&self, watcher: impl Fn(u64, u64) + Send + 'static) {
+        *self.watcher.lock().unwrap() = Some(Box::new(watcher));
+    }
+
+    fn read_bytes(&self) -> u64 {
+        self.moved[0].load(Ordering::Relaxed)
+    }
+
+    fn written_bytes(&self) -> u64 {
+        self.moved[1].load(Ordering::Relaxed)
+    }
+
+    /// A write begins. It never ends where the fuse has blown.
+    async fn begin_write(&self, offset: u64, data: &[u8]) {
+        self.moved[1].fetch_add(data.len() as u64, Ordering::Relaxed);
+        if let Some(watcher) = &*self.watcher.lock().unwrap()
+            && data.iter().any(|byte| *byte != 0)
+        {
+            watcher(offset, data.len() as u64);
+        }
+        let fuse = self.fuse.lock().unwrap().clone();
+        if fuse.is_some_and(|fuse| fuse.fetch_sub(1, Ordering::Relaxed) <= 0) {
+            std::future::pending::<()>().await;
         }
     }
 
@@ -91,6 +138,10 @@ impl BlockDevice for Faulty {
     fn read(&self, offset: u64, buffer: Buffer) -> IoFuture<'_, ReadResult> {
         Box::pin(async move {
             tokio::task::yield_now().await;
+            self.moved[0].fetch_add(buffer.len() as u64, Ordering::Relaxed);
+            if self.late.load(Ordering::Relaxed) {
+                tokio::time::sleep(Duration::from_secs(10)).await;
+            }
             match self.check(IoOperation::Read, offset, buffer.len() as u64) {
                 Ok(()) => self.inner.read(offset, buffer).await,
                 Err(error) => (buffer, Err(error)),
@@ -101,6 +152,7 @@ impl BlockDevice for Faulty {
     fn write(&self, offset: u64, data: Bytes, durability: Durability) -> IoFuture<'_, Result<(), IoError>> {
         Box::pin(async move {
             tokio::task::yield_now().await;
+            self.begin_write(offset, &data).await;
             self.check(IoOperation::Write, offset, data.len() as u64)?;
             let slow = self.slow.load(Ordering::Relaxed);
             if slow != 0 && data.first() == Some(&slow) {
@@ -176,10 +228,10 @@ impl World {
     }
 
     async fn over(disks: Vec<Faulty>, level: Level, members: usize) -> Self {
-        Self::with_policy(disks, level, members, Policy::Bitmap).await
+        Self::over_with(disks, level, members, Policy::Bitmap).await
     }
 
-    async fn with_policy(disks: Vec<Faulty>, level: Level, members: usize, policy: Policy) -> Self {
+    async fn over_with(disks: Vec<Faulty>, level: Level, members: usize, policy: Policy) -> Self {
         let spec = CreateSpec {
             name: "tank".to_owned(),
             level,
@@ -925,6 +977,7 @@ fn a_resync_goes_around_what_cannot_be_read() {
     use crate::geometry::Row;
     run(async {
         let mut world = World::new(Level::Raid5, 3, 0).await;
+        world.array.core.written.set_all();
         world.array.core.dirty.mark_all_unsynced();
         let units = world.array.core.geometry.units();
         let bits = world.array.core.dirty.unsynced_count();
@@ -959,6 +1012,7 @@ fn a_write_that_ran_out_of_space_behind_the_resync_is_not_forgotten() {
         let world = World::new(Level::Raid5, 3, 0).await;
         let core = &world.array.core;
         let chunk = u64::from(core.geometry.chunk_bytes());
+        core.written.set_all();
         core.dirty.mark_unsynced(0..1);
         // The last window of the first region takes long; the write comes when the first stripe is done.
         let last = core.bits_of(0..1).end * u64::from(core.bitmap.chunk_bytes) / chunk - 1;
@@ -1079,7 +1133,7 @@ fn a_resync_without_a_bitmap_goes_on_where_it_was() {
     for policy in [Policy::Journal, Policy::None] {
         run(async {
             let disks: Vec<Faulty> = (0..4).map(|i| Faulty::new(&format!("/disks/{i}"))).collect();
-            let mut world = World::with_policy(disks, Level::Raid5, 4, policy).await;
+            let mut world = World::over_with(disks, Level::Raid5, 4, policy).await;
             let core = Arc::clone(&world.array.core);
             let bits = core.bitmap.bits();
             core.dirty.mark_unsynced(bits - 2..bits);

@@ -8,7 +8,6 @@ use block_io::{Durability, IoError};
 use uuid::Uuid;
 
 use super::core::lock;
-use super::create::NEVER_USED_KEY;
 use super::metadata::DocumentError;
 use super::{Array, ArrayState, ArrayStatus, MemberState, MemberStatus};
 use crate::array::table::{MemberTable, Slot};
@@ -74,18 +73,6 @@ fn taken(document: &ConfigDocument) -> Vec<Extent> {
     document.volumes.iter().flat_map(|volume| volume.extents.iter().copied()).collect()
 }
 
-fn never_used_from(document: &ConfigDocument) -> u64 {
-    document.other.get(NEVER_USED_KEY).and_then(serde_json::Value::as_u64).unwrap_or(u64::MAX)
-}
-
-/// Remember how far the data space has ever been used.
-fn note_used(document: &mut ConfigDocument, extents: &[Extent]) {
-    let reached = extents.iter().map(|extent| extent.start + extent.len).max().unwrap_or(0);
-    if reached > never_used_from(document) {
-        document.other.insert(NEVER_USED_KEY.to_owned(), reached.into());
-    }
-}
-
 impl Array {
     /// Open volumes, in the order of their creation.
     pub fn volumes(&self) -> Vec<Arc<Volume>> {
@@ -114,7 +101,7 @@ impl Array {
             return Err(VolumeError::TooMany(limits::MAX_VOLUMES));
         }
         let extents = self.allocate(&document, spec.size_bytes)?;
-        self.zero_used(&document, &extents).await?;
+        self.zero_used(&extents).await?;
         let record = VolumeRecord {
             uuid: Uuid::new_v4(),
             name: spec.name,
@@ -125,7 +112,6 @@ impl Array {
             other: std::collections::BTreeMap::new(),
         };
         self.change_document(|document| {
-            note_used(document, &record.extents);
             document.volumes.push(record.clone());
         })
         .await?;
@@ -153,15 +139,11 @@ impl Array {
             .map_err(|room| VolumeError::NoRoom { array: self.name().to_owned(), room })
     }
 
-    /// Zero what earlier volumes may have left in these extents. Until the document says so nobody else is
-    /// given them: `volume_turn` is held.
-    async fn zero_used(&self, document: &ConfigDocument, extents: &[Extent]) -> Result<(), IoError> {
-        let used = never_used_from(document);
+    /// Zero what earlier volumes may have left in these extents; what was never written costs nothing. Until the document says
+    /// so nobody else is given them: `volume_turn` is held.
+    async fn zero_used(&self, extents: &[Extent]) -> Result<(), IoError> {
         for extent in extents {
-            let end = (extent.start + extent.len).min(used);
-            if extent.start < end {
-                self.core.zero(extent.start, end - extent.start, Durability::Durable, false).await?;
-            }
+            self.core.zero(extent.start, extent.len, Durability::Durable, false).await?;
         }
         Ok(())
     }
@@ -187,7 +169,7 @@ impl Array {
         let extents = if wanted > held {
             let document = self.document().await;
             let more = self.allocate(&document, wanted - held)?;
-            self.zero_used(&document, &more).await?;
+            self.zero_used(&more).await?;
             extents::coalesce(record.extents.iter().copied().chain(more).collect())
         } else {
             // Clients see the end first, so that nobody writes beyond it while it is cut off; who is there already ends.
@@ -198,7 +180,6 @@ impl Array {
         };
         let changed = VolumeRecord { size_bytes, extents, ..record };
         self.change_document(|document| {
-            note_used(document, &changed.extents);
             if let Some(slot) = document.volumes.iter_mut().find(|volume| volume.uuid == changed.uuid) {
                 *slot = changed.clone();
             }

@@ -90,12 +90,9 @@ impl Core {
         }
         let (start, end) = (whole.start * unit_bytes, whole.end * unit_bytes);
         self.write_zeros(offset, start - offset, durability).await?;
-        let step = (limits::ZERO_RUN_BYTES / u64::from(self.geometry.chunk_bytes()))
-            .clamp(1, limits::ZERO_RUN_UNITS);
-        let mut unit = whole.start;
-        while unit < whole.end {
-            let run = unit..(unit + step).min(whole.end);
-            unit = run.end;
+        let mut from = whole.start;
+        while let Some(run) = self.next_run_to_zero(from..whole.end) {
+            from = run.end;
             match &self.journal {
                 Some(journal) => self.zero_through_journal(journal, run, discard).await?,
                 None => self.zero_units(run, durability, discard).await?,
@@ -104,9 +101,36 @@ impl Core {
         self.write_zeros(end, offset + length - end, durability).await
     }
 
+    /// The next units to be zeroed at once. What reads as zeros already is passed over: a write that comes meanwhile is in no
+    /// order with this. Runs end where regions do, so that the written map can forget whole regions.
+    fn next_run_to_zero(&self, units: Range<u64>) -> Option<Range<u64>> {
+        let start = if self.may_pass_over_zeros() { self.first_mapped(units.clone()) } else { units.start };
+        let region = self.geometry.units_touching(&(0..self.written.region_bytes())).end;
+        let step = (limits::ZERO_RUN_BYTES / u64::from(self.geometry.chunk_bytes()))
+            .max(region)
+            .clamp(1, limits::ZERO_RUN_UNITS);
+        let end = if start + step >= units.end {
+            units.end
+        } else {
+            let touched = self.geometry.touched_by(&(start..start + step)).end;
+            let boundary = touched - touched % self.written.region_bytes();
+            let aligned = self.geometry.units_touching(&(0..boundary)).end;
+            if aligned > start { aligned } else { start + step }
+        };
+        (start < units.end).then_some(start..end)
+    }
+
+    /// Zeros need not be written where zeros are: not if the array refuses writes, or a block is lost until it is written.
+    fn may_pass_over_zeros(&self) -> bool {
+        !self.has_failed() && self.lost_bytes() == 0
+    }
+
     /// Zeros through the ordinary path, for parts of units.
     async fn write_zeros(&self, offset: u64, length: u64, durability: Durability) -> Result<(), IoError> {
         for UnitPiece { unit, start, length } in self.geometry.pieces(offset, length) {
+            if self.may_pass_over_zeros() && self.first_mapped(unit..unit + 1) != unit {
+                continue;
+            }
             let data = block_io::Buffer::zeroed(length as usize).freeze();
             self.write_unit(unit, Fragment { start, data, durability }).await?;
         }
@@ -123,7 +147,8 @@ impl Core {
         let _held = self.locks.exclusive_range(units.clone()).await;
         self.zero_in_place(units.clone(), durability, discard).await?;
         let bytes = u64::from(self.geometry.unit_data_bytes());
-        self.written_in_place(std::iter::once(units.start * bytes..units.end * bytes)).await
+        self.written_in_place(std::iter::once(units.start * bytes..units.end * bytes)).await?;
+        self.forget_written(&units, false).await
     }
 
     /// The same for units that are held.

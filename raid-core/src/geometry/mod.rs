@@ -348,6 +348,42 @@ impl Geometry {
         }
     }
 
+    /// Positions that one unit takes, and how many there are in a row of the members. At the other levels every member has a
+    /// place of its own in each unit.
+    fn positions(&self) -> (u64, u64) {
+        match self.level {
+            Level::Raid0 => (1, self.members.into()),
+            Level::Raid10 => (2, self.members.into()),
+            Level::Raid1 | Level::Raid5 | Level::Raid6 => (1, 1),
+        }
+    }
+
+    /// The bytes of the members' data areas that these units touch, on any member.
+    pub fn touched_by(&self, units: &Range<u64>) -> Range<u64> {
+        let (each, row) = self.positions();
+        let chunk = u64::from(self.chunk_bytes);
+        units.start * each / row * chunk..(units.end * each).div_ceil(row) * chunk
+    }
+
+    /// The bytes of the members' data areas that belong to these units and to no others, on every member.
+    pub fn owned_by(&self, units: &Range<u64>) -> Range<u64> {
+        let (each, row) = self.positions();
+        let chunk = u64::from(self.chunk_bytes);
+        let start = (units.start * each).div_ceil(row) * chunk;
+        // Behind the last unit there may be a chunk that is never used.
+        let end = if units.end >= self.units { self.member_bytes } else { units.end * each / row * chunk };
+        start..end.max(start)
+    }
+
+    /// The units that touch these bytes of the members' data areas.
+    pub fn units_touching(&self, bytes: &Range<u64>) -> Range<u64> {
+        let (each, row) = self.positions();
+        let chunk = u64::from(self.chunk_bytes);
+        let first = bytes.start / chunk * row / each;
+        let end = (bytes.end.div_ceil(chunk) * row).div_ceil(each);
+        first.min(self.units)..end.min(self.units)
+    }
+
     /// True if the array still holds all its data without these members.
     pub fn tolerates(&self, missing: &MemberSet) -> bool {
         match self.level {

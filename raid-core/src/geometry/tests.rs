@@ -153,6 +153,41 @@ fn bad_shapes_are_refused() {
     assert!("4".parse::<Level>().is_err() && "".parse::<Level>().is_err());
 }
 
+#[test]
+fn spans_of_units_are_those_of_their_places() {
+    for level in Level::ALL {
+        for members in usize::from(level.minimum_members())..8 {
+            let geometry = Geometry::new(level, members, 4096, 13 * 65536).unwrap();
+            let (units, chunk) = (geometry.units(), u64::from(geometry.chunk_bytes()));
+            let rows = |unit: u64| -> Vec<u64> {
+                if level.has_parity() {
+                    return vec![geometry.stripe_offset(unit)];
+                }
+                geometry.copies(unit).into_iter().map(|place| place.offset).collect()
+            };
+            for start in (0..units).step_by(3) {
+                for end in [start + 1, start + 2, start + 7, start + 16, units] {
+                    let range = start..end.min(units).max(start + 1);
+                    let touched: Vec<u64> = range.clone().flat_map(rows).collect();
+                    let span = *touched.iter().min().unwrap()..touched.iter().max().unwrap() + chunk;
+                    assert_eq!(geometry.touched_by(&range), span, "{level} of {members}, {range:?}");
+                    let others: Vec<u64> =
+                        (0..units).filter(|unit| !range.contains(unit)).flat_map(rows).collect();
+                    let owned = geometry.owned_by(&range);
+                    for row in (0..geometry.member_bytes()).step_by(chunk as usize) {
+                        let mine = touched.contains(&row) && !others.contains(&row);
+                        assert_eq!(owned.contains(&row), mine, "{level} of {members}, {range:?} at {row}");
+                    }
+                    let touching = geometry.units_touching(&span);
+                    let expected: Vec<u64> =
+                        (0..units).filter(|unit| rows(*unit).iter().any(|row| span.contains(row))).collect();
+                    assert_eq!(touching.collect::<Vec<_>>(), expected, "{level} of {members}, {range:?}");
+                }
+            }
+        }
+    }
+}
+
 proptest! {
     #[test]
     fn pieces_cover_a_request_without_gap(

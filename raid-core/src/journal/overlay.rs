@@ -195,6 +195,23 @@ impl Overlay {
         !self.is_idle() && self.shard(stripe).get(&stripe).is_some_and(|state| state.bypassing)
     }
 
+    /// The first of these stripes of which anything is journalled, queued or being written in place directly.
+    pub(crate) fn first_in(&self, stripes: &Range<u64>) -> Option<u64> {
+        if self.is_idle() || stripes.is_empty() {
+            return None;
+        }
+        if stripes.end - stripes.start == 1 {
+            return self.shard(stripes.start).contains_key(&stripes.start).then_some(stripes.start);
+        }
+        let shards = 0..SHARDS as u64;
+        shards
+            .filter_map(|index| {
+                let shard = self.shard(index);
+                shard.keys().copied().filter(|stripe| stripes.contains(stripe)).min()
+            })
+            .min()
+    }
+
     /// Bytes of each member that the stripe's pending data may concern, at most.
     pub(crate) fn columns(&self, stripe: u64, chunk_bytes: u32) -> u64 {
         let shard = self.shard(stripe);

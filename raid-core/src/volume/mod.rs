@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 use arc_swap::ArcSwap;
 use block_io::{
     BlockDevice, Buffer, DeviceInfo, Durability, IoError, IoErrorKind, IoFuture, IoOperation, ReadResult,
+    SpaceRun,
 };
 use bytes::Bytes;
 use tokio::sync::oneshot;
@@ -188,6 +189,14 @@ impl BlockDevice for Volume {
             }
             Ok(())
         })
+    }
+
+    fn space_run(&self, offset: u64, length: u64) -> SpaceRun {
+        let in_force = self.in_force.load();
+        match extents::locate(&in_force.record.extents, offset, length).first() {
+            Some((at, length)) => self.array.space_run(*at, *length),
+            None => SpaceRun { length, mapped: true },
+        }
     }
 }
 

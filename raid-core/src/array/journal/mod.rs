@@ -167,6 +167,11 @@ impl Journal {
         self.writes.fetch_add(1, Ordering::Relaxed)
     }
 
+    /// The first of these stripes of which something is journalled, or on its way to its place.
+    pub(super) fn first_journalled(&self, stripes: &std::ops::Range<u64>) -> Option<u64> {
+        self.overlay.first_in(stripes)
+    }
+
     /// For `status`: bytes of memory that hold journalled data.
     pub(super) fn used_bytes(&self) -> u64 {
         self.memory.used_bytes() as u64

@@ -221,6 +221,8 @@ impl Core {
     async fn replay_groups(&self, found: &FoundJournal, work: &[(u64, StripeReplay)]) -> Result<(), IoError> {
         let unit = u64::from(self.geometry.unit_data_bytes());
         let mut rewritten = Vec::new();
+        let groups = work.iter().filter(|(_, replay)| matches!(replay.newest, Newest::Group { .. }));
+        self.mark_all_written(groups.map(|(stripe, _)| *stripe..*stripe + 1)).await?;
         for batch in work.chunks(limits::DESTAGE_ROUND) {
             let replays = batch.iter().filter_map(|(stripe, replay)| match &replay.newest {
                 Newest::Group { writes, parity } => Some(self.replay_group(found, *stripe, writes, parity)),
@@ -296,6 +298,8 @@ impl Core {
     ) -> Result<(), IoError> {
         match newest {
             Newest::Untouched | Newest::Group { .. } => Ok(()),
+            // Nothing of it came to its place: its region would have been marked before.
+            Newest::Intent { .. } | Newest::Zeros if self.is_unwritten(stripe) => Ok(()),
             Newest::Intent { checksums } => {
                 let bytes = self.payload(found, *checksums).await?;
                 let sums: Vec<u32> = bytes

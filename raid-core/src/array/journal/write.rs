@@ -158,7 +158,10 @@ impl Core {
         fragment: &Fragment,
         announced: Announced,
     ) -> Result<(), IoError> {
-        let sequence = self.committed(journal, announced).await?;
+        // Marked meanwhile; `write_stripe` asks again, and there an error is dealt with.
+        let marked = self.mark_written(stripe..stripe + 1);
+        let (sequence, _) = futures_util::join!(self.committed(journal, announced), marked);
+        let sequence = sequence?;
         let durable = Fragment { durability: Durability::Durable, ..fragment.clone() };
         let written = self.write_stripe(stripe, &[durable]).await;
         if let Err(error) = &written
@@ -241,6 +244,9 @@ impl Core {
         }
         self.flush_members().await?;
         self.rewritten(runs.iter().map(|run| run.start * bytes..run.end * bytes)).await?;
+        for run in &runs {
+            self.forget_written(run, true).await?;
+        }
         let mut ledger = lock(&journal.ledger);
         sequences.into_iter().for_each(|sequence| ledger.resolve_intent(sequence));
         drop(ledger);

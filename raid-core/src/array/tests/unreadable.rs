@@ -54,7 +54,7 @@ fn a_bad_sector_does_not_keep_a_slot_from_being_rebuilt() {
     for (level, members, policy) in SHAPES {
         run(async {
             let disks = (0..=members).map(|i| Faulty::new(&format!("/disks/{i}"))).collect();
-            let mut world = World::with_policy(disks, level, members, policy).await;
+            let mut world = World::over_with(disks, level, members, policy).await;
             for index in 0..BLOCKS {
                 world.array.write(index * BLOCK, block(index + 1).into(), Durability::Cached).await.unwrap();
             }
@@ -95,7 +95,7 @@ fn a_read_that_meets_what_stands_for_a_lost_block_is_an_error() {
     for policy in [Policy::Bitmap, Policy::Journal] {
         run(async {
             let disks = (0..3).map(|i| Faulty::new(&format!("/disks/{i}"))).collect();
-            let world = World::with_policy(disks, Level::Raid5, 3, policy).await;
+            let world = World::over_with(disks, Level::Raid5, 3, policy).await;
             world.array.write(0, block(7).into(), Durability::Durable).await.unwrap();
             world.array.stop().await.unwrap();
             let world = World { array: world.assemble(&[], false).await.unwrap(), ..world };
@@ -119,7 +119,7 @@ fn what_cannot_be_put_in_place_for_now_stays_in_the_journal() {
     use crate::geometry::Row;
     run(async {
         let disks = (0..3).map(|i| Faulty::new(&format!("/disks/{i}"))).collect();
-        let mut world = World::with_policy(disks, Level::Raid5, 3, Policy::Journal).await;
+        let mut world = World::over_with(disks, Level::Raid5, 3, Policy::Journal).await;
         let (lost, _) = place_of(&world, 0, Row::Data(1));
         let (cut_off, range) = place_of(&world, 0, Row::Data(0));
         world.array.fail(&path(lost), false).await.unwrap();

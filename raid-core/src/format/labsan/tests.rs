@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::config::{self, MAX_DOCUMENT_BYTES, SCHEMA};
 use super::header::SEARCH_BYTES;
 use super::lost::{LostBlocks, MAX_RANGES};
-use super::written::{BITS_PER_PAGE, MIN_REGION_BYTES, WrittenMap, region_bytes_for};
+use super::written::{BITS_PER_PAGE, MIN_REGION_BYTES, MapCopy, WrittenMap, map_bytes, region_bytes_for};
 use super::*;
 use crate::format::PAGE_BYTES;
 use crate::format::layout::{ANCHORS, MemberLayout};
@@ -267,6 +267,34 @@ fn a_map_page_that_is_damaged_or_of_another_generation_reads_as_written() {
     assert!(parse(&[], 5).0.is_written(7));
     assert!(map.is_written(u64::MAX) && map.encode_page(2).is_none());
     assert_eq!(map.regions_of(&(MIN_REGION_BYTES - 1..MIN_REGION_BYTES + 1)), 0..2);
+}
+
+#[test]
+fn what_any_copy_that_verifies_calls_written_is_written() {
+    let data = (BITS_PER_PAGE + 5) * MIN_REGION_BYTES;
+    let copy = |regions: &[u64], generation: u64, region_bytes: u64| {
+        let mut map = WrittenMap::new(ARRAY, generation, region_bytes, data, false);
+        regions.iter().for_each(|region| drop(map.put(*region..region + 1, true)));
+        let image = (0..map.pages()).flat_map(|page| map.encode_page(page).unwrap()).collect();
+        MapCopy { image, generation, region_bytes }
+    };
+    let union = |copies: &[MapCopy]| {
+        let map = WrittenMap::new(ARRAY, 9, MIN_REGION_BYTES, data, true).union(copies);
+        assert_eq!(map.generation(), 9);
+        (0..map.regions()).filter(|region| map.is_written(*region)).collect::<Vec<_>>()
+    };
+    let (a, b) = (copy(&[1, BITS_PER_PAGE], 3, MIN_REGION_BYTES), copy(&[2], 4, MIN_REGION_BYTES));
+    assert_eq!(map_bytes(data, MIN_REGION_BYTES), a.image.len() as u64);
+    assert_eq!(union(&[a.clone(), b.clone()]), [1, 2, BITS_PER_PAGE]);
+    let mut torn = b.clone();
+    torn.image[4000] ^= 1;
+    assert_eq!(union(&[a.clone(), torn.clone()]), [1, BITS_PER_PAGE], "the other copy has that page");
+    let all_of_first: Vec<u64> = (0..BITS_PER_PAGE).collect();
+    assert_eq!(union(&[torn]), all_of_first, "nobody has");
+    let other_meaning = copy(&[3], 3, 2 * MIN_REGION_BYTES);
+    assert_eq!(union(&[a.clone(), other_meaning]), [1, BITS_PER_PAGE]);
+    assert_eq!(union(&[MapCopy { generation: 4, ..a }, b]), [2]);
+    assert_eq!(union(&[]).len() as u64, BITS_PER_PAGE + 5);
 }
 
 #[test]

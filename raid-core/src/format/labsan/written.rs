@@ -27,6 +27,23 @@ pub fn region_bytes_for(data_bytes: u64, map_bytes: u64) -> u64 {
     data_bytes.div_ceil(bits).max(MIN_REGION_BYTES).checked_next_power_of_two().unwrap_or(1 << 63)
 }
 
+/// Bytes that the map of so much data takes.
+#[must_use]
+pub fn map_bytes(data_bytes: u64, region_bytes: u64) -> u64 {
+    data_bytes.div_ceil(region_bytes.max(1)).div_ceil(BITS_PER_PAGE).saturating_mul(PAGE_BYTES as u64)
+}
+
+/// A member's copy of the map, unverified.
+#[derive(Clone, Debug)]
+pub struct MapCopy {
+    /// The bytes of its region.
+    pub image: Vec<u8>,
+    /// The generation that its pages must carry: its header's.
+    pub generation: u64,
+    /// What its bits stand for: its header's.
+    pub region_bytes: u64,
+}
+
 /// The written map in memory: a bit per region of the component.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WrittenMap {
@@ -71,6 +88,35 @@ impl WrittenMap {
         (map, damaged)
     }
 
+    /// The map that several members' copies make together: what any of them calls written is. Of each page one copy that
+    /// verifies is enough; where there is none, all of it is written.
+    #[must_use]
+    pub fn union<'a>(self, copies: impl IntoIterator<Item = &'a MapCopy>) -> Self {
+        let mut map = self;
+        let (pages, mut found) = (map.pages(), vec![false; map.pages()]);
+        map.bits.fill(0);
+        for copy in copies.into_iter().filter(|copy| copy.region_bytes == map.region_bytes) {
+            for number in 0..pages {
+                let start = number * PAGE_BYTES;
+                let page = copy.image.get(start..start + PAGE_BYTES);
+                let Ok(body) = page_body(page, map.array_uuid, copy.generation, number) else { continue };
+                found[number] = true;
+                let bits = &mut map.bits[number * BODY_BYTES..(number + 1) * BODY_BYTES];
+                bits.iter_mut().zip(body).for_each(|(bits, more)| *bits |= more);
+            }
+        }
+        for (bits, _) in map.bits.chunks_exact_mut(BODY_BYTES).zip(found).filter(|(_, found)| !found) {
+            bits.fill(0xff);
+        }
+        map
+    }
+
+    /// What its pages carry.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
     /// Pages of the map.
     #[must_use]
     pub fn pages(&self) -> usize {
@@ -103,6 +149,12 @@ impl WrittenMap {
     pub fn is_written(&self, region: u64) -> bool {
         let byte = usize::try_from(region / 8).ok().and_then(|byte| self.bits.get(byte));
         byte.is_none_or(|byte| byte & 1 << (region % 8) != 0)
+    }
+
+    /// The number of the page that has a region's bit.
+    #[must_use]
+    pub fn page_of(region: u64) -> usize {
+        (region / BITS_PER_PAGE) as usize
     }
 
     /// Set (or clear) regions. Gives the numbers of the pages that changed, to be encoded and written.
