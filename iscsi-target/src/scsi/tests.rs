@@ -358,7 +358,7 @@ impl BlockDevice for Holes {
     fn space_run(&self, offset: u64, length: u64) -> block_io::SpaceRun {
         let piece = 32 * 512;
         let behind = (offset / piece + 1) * piece - offset;
-        block_io::SpaceRun { length: behind.min(length), mapped: offset / (2 * piece) % 3 == 0 }
+        block_io::SpaceRun { length: behind.min(length), mapped: (offset / (2 * piece)).is_multiple_of(3) }
     }
 }
 

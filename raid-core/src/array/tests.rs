@@ -14,6 +14,7 @@ use crate::geometry::Level;
 use crate::volume::VolumeSpec;
 
 mod hanging;
+mod late_reads;
 mod unreadable;
 mod written;
 

@@ -93,15 +93,15 @@ impl WrittenMap {
     #[must_use]
     pub fn union<'a>(self, copies: impl IntoIterator<Item = &'a MapCopy>) -> Self {
         let mut map = self;
-        let (pages, mut found) = (map.pages(), vec![false; map.pages()]);
         map.bits.fill(0);
+        let mut found = vec![false; map.pages()];
         for copy in copies.into_iter().filter(|copy| copy.region_bytes == map.region_bytes) {
-            for number in 0..pages {
+            let pages = map.bits.chunks_exact_mut(BODY_BYTES).zip(&mut found).enumerate();
+            for (number, (bits, found)) in pages {
                 let start = number * PAGE_BYTES;
                 let page = copy.image.get(start..start + PAGE_BYTES);
                 let Ok(body) = page_body(page, map.array_uuid, copy.generation, number) else { continue };
-                found[number] = true;
-                let bits = &mut map.bits[number * BODY_BYTES..(number + 1) * BODY_BYTES];
+                *found = true;
                 bits.iter_mut().zip(body).for_each(|(bits, more)| *bits |= more);
             }
         }
