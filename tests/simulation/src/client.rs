@@ -7,7 +7,8 @@ use raid_core::array::Policy;
 
 use crate::disk::SECTOR;
 use crate::life::Running;
-use crate::model::{Place, fill};
+use crate::model::Place;
+use crate::pattern::fill;
 use crate::plan::Step;
 use crate::run::Sim;
 use crate::violation::Violation;

@@ -1,14 +1,9 @@
 //! A disk with a volatile write cache, and everything that can happen to it.
 //!
-//! `view` is what reads see. What is in the view but not yet durable is listed in `cached` (ended writes, in order) and
-//! `in_flight` (begun, not ended); `base` holds what is durable of the pages that those touched. At a power cut the
-//! pages of `base` come back, and each listed write is kept, dropped, or torn at sectors over them.
-//!
-//! Assumptions about the medium: a sector of 512 bytes is written wholly or not at all; what a flush or a durable
-//! write covered stays. Bit rot, lost and misdirected writes break the second one: they are here, and off, until the engine keeps
-//! checksums.
+//! What it holds, and what a power cut leaves of that, is its [`Medium`]. Here are its faults: it goes away and comes back, has
+//! ranges that cannot be read, fails writes and flushes, is slow. Bit rot, lost and misdirected writes break what the engine may
+//! assume of a medium: they are here, and off, until it keeps checksums.
 
-use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -18,7 +13,8 @@ use block_io::{
 };
 use bytes::Bytes;
 
-use crate::pages::{PAGE, Page, Pages, pieces};
+use crate::medium::{Medium, Pending};
+use crate::pages::{PAGE, Page};
 use crate::rng::Rng;
 use crate::world::{Event, Kind, World};
 
@@ -33,25 +29,11 @@ pub(crate) struct Make {
     pub(crate) discards: bool,
 }
 
-/// A write that is not durable yet; no data means zeros.
-struct Pending {
-    token: u64,
-    offset: u64,
-    length: u64,
-    data: Option<Bytes>,
-    /// When it began (in flight) or ended (cached), in the disk's own count.
-    order: u64,
-}
-
 struct State {
     /// Handles of an earlier generation are of a disk that went away.
     generation: u64,
     gone: bool,
-    view: Pages,
-    base: HashMap<usize, Option<Arc<Page>>>,
-    cached: Vec<Pending>,
-    in_flight: Vec<Pending>,
-    order: u64,
+    medium: Medium,
     bad: Vec<Range<u64>>,
     failing_writes: u32,
     failing_flushes: u32,
@@ -76,11 +58,7 @@ impl Disk {
         let state = State {
             generation: 0,
             gone: false,
-            view: Pages::new(make.size_bytes),
-            base: HashMap::new(),
-            cached: Vec::new(),
-            in_flight: Vec::new(),
-            order: 0,
+            medium: Medium::new(make.size_bytes),
             bad: Vec::new(),
             failing_writes: 0,
             failing_flushes: 0,
@@ -135,10 +113,7 @@ impl Disk {
     pub(crate) fn release(&self) {
         let mut state = self.state();
         state.generation += 1;
-        state.view = Pages::new(0);
-        state.base.clear();
-        state.cached.clear();
-        state.in_flight.clear();
+        state.medium = Medium::new(0);
     }
 
     /// Somebody else's data, here and there.
@@ -147,7 +122,7 @@ impl Disk {
         for _ in 0..64 {
             let page = rng.between(256, self.make.size_bytes / PAGE as u64 / 2);
             let bytes: Vec<u8> = (0..PAGE / 8).flat_map(|_| rng.next().to_le_bytes()).collect();
-            state.view.write(page * PAGE as u64, &bytes);
+            state.medium.overwrite(page * PAGE as u64, &bytes);
         }
     }
 
@@ -191,44 +166,19 @@ impl Disk {
 
     /// Change bytes behind everyone's back.
     pub(crate) fn rot(&self, offset: u64, data: &[u8]) {
-        self.state().view.write(offset, data);
+        self.state().medium.overwrite(offset, data);
     }
 
     /// Look at a page of what reads see.
     pub(crate) fn with_page<T>(&self, index: usize, look: impl FnOnce(Option<&Page>) -> T) -> T {
-        look(self.state().view.page(index))
+        look(self.state().medium.view().page(index))
     }
 
     /// The power goes: of what was not durable each write is kept, dropped or torn.
     pub(crate) fn power_cut(&self, rng: &mut Rng) {
-        let mut guard = self.state();
-        let state = &mut *guard;
+        let mut state = self.state();
         state.generation += 1;
-        for (index, page) in state.base.drain() {
-            state.view.set(index, page);
-        }
-        let mut pending = std::mem::take(&mut state.cached);
-        for late in state.in_flight.drain(..) {
-            // Not before what had ended when it began; anywhere after that.
-            let first = pending.partition_point(|ended| ended.order < late.order);
-            let at = first + rng.below((pending.len() - first) as u64 + 1) as usize;
-            // Those behind it may themselves be late ones: any order among them will do.
-            let order = if at == 0 { late.order } else { pending[at - 1].order.max(late.order) };
-            let order = pending.get(at).map_or(order, |next| order.min(next.order));
-            pending.insert(at, Pending { order, ..late });
-        }
-        let kept_percent = rng.pick(&[0, 15, 50, 85, 100]);
-        for write in pending {
-            if rng.chance(20) {
-                for sector in 0..write.length / SECTOR {
-                    if rng.chance(50) {
-                        write.apply_part(&mut state.view, sector * SECTOR, SECTOR);
-                    }
-                }
-            } else if rng.chance(kept_percent) {
-                write.apply_part(&mut state.view, 0, write.length);
-            }
-        }
+        state.medium.power_cut(rng);
     }
 }
 
@@ -237,56 +187,7 @@ pub(crate) fn path_of(index: usize) -> String {
     format!("/disks/{index}")
 }
 
-impl Pending {
-    fn apply_part(&self, to: &mut Pages, start: u64, length: u64) {
-        match &self.data {
-            Some(data) => to.write(self.offset + start, &data[start as usize..(start + length) as usize]),
-            None => to.zero(self.offset + start, length),
-        }
-    }
-
-    fn end(&self) -> u64 {
-        self.offset + self.length
-    }
-
-    /// What is left of it outside of `range`.
-    fn without(&self, range: &Range<u64>) -> smallvec::SmallVec<[Self; 2]> {
-        [(self.offset, self.end().min(range.start)), (self.offset.max(range.end), self.end())]
-            .into_iter()
-            .filter(|(from, to)| from < to)
-            .map(|(from, to)| Self {
-                token: self.token,
-                offset: from,
-                length: to - from,
-                data: self
-                    .data
-                    .as_ref()
-                    .map(|data| data.slice((from - self.offset) as usize..(to - self.offset) as usize)),
-                order: self.order,
-            })
-            .collect()
-    }
-}
-
 impl State {
-    fn next_order(&mut self) -> u64 {
-        self.order += 1;
-        self.order
-    }
-
-    /// Lay the write over durable pages, where those are kept apart from the view.
-    fn apply_to_base(&mut self, write: &Pending) {
-        for (index, start, range) in pieces(write.offset, write.length as usize) {
-            let Some(slot) = self.base.get_mut(&index) else { continue };
-            let page = Arc::make_mut(slot.get_or_insert_with(|| Arc::new([0; PAGE])));
-            let target = &mut page[start..start + range.len()];
-            match &write.data {
-                Some(data) => target.copy_from_slice(&data[range]),
-                None => target.fill(0),
-            }
-        }
-    }
-
     /// A write ends: reads see it; it is durable now or waits in the cache.
     fn end_write(&mut self, mut write: Pending, durable: bool) {
         self.bad = std::mem::take(&mut self.bad)
@@ -301,41 +202,7 @@ impl State {
         if let Some(by) = self.misdirected.take() {
             write.offset += by;
         }
-        write.order = self.next_order();
-        if durable {
-            let range = write.offset..write.end();
-            if !self.base.is_empty() {
-                self.apply_to_base(&write);
-                self.cached = std::mem::take(&mut self.cached)
-                    .into_iter()
-                    .flat_map(|cached| cached.without(&range))
-                    .collect();
-            }
-            write.apply_part(&mut self.view, 0, write.length);
-            return;
-        }
-        for (index, ..) in pieces(write.offset, write.length as usize) {
-            let view = &self.view;
-            self.base.entry(index).or_insert_with(|| view.get(index));
-        }
-        write.apply_part(&mut self.view, 0, write.length);
-        // The buffer is the engine's, from a bounded pool: an ended write must not keep it.
-        write.data = write.data.map(|data| Bytes::copy_from_slice(&data));
-        self.cached.push(write);
-    }
-
-    /// A flush that began at `mark` ends.
-    fn end_flush(&mut self, mark: u64) {
-        let (durable, cached): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.cached).into_iter().partition(|write| write.order <= mark);
-        self.cached = cached;
-        if self.cached.is_empty() {
-            self.base.clear();
-            return;
-        }
-        for write in durable {
-            self.apply_to_base(&write);
-        }
+        self.medium.apply(write, durable);
     }
 }
 
@@ -420,15 +287,9 @@ impl Handle {
         data: Option<Bytes>,
     ) -> Result<(), IoError> {
         let durable = kind == Kind::DurableWrite;
-        let begin = |state: &mut State| {
-            let order = state.next_order();
-            state.in_flight.push(Pending { token: order, offset, length, data, order });
-            order
-        };
+        let begin = |state: &mut State| state.medium.begin_write(offset, length, data);
         let end = |state: &mut State, token: u64| {
-            let at = state.in_flight.iter().position(|write| write.token == token);
-            let Some(at) = at else { return Err(IoErrorKind::Gone) };
-            let write = state.in_flight.swap_remove(at);
+            let Some(write) = state.medium.take_write(token) else { return Err(IoErrorKind::Gone) };
             if state.failing_writes > 0 {
                 state.failing_writes -= 1;
                 return Err(IoErrorKind::Other);
@@ -470,10 +331,10 @@ impl BlockDevice for Handle {
             } as usize;
             let mut start = buffer.split_to(early);
             let (early, rest) = (&mut start, &mut buffer);
-            let begin = |state: &mut State| state.view.read(offset, early);
+            let begin = |state: &mut State| state.medium.view().read(offset, early);
             let late_from = offset + (length - rest.len() as u64);
             let end = |state: &mut State, ()| {
-                state.view.read(late_from, rest);
+                state.medium.view().read(late_from, rest);
                 let hit = |bad: &Range<u64>| bad.start < offset + length && offset < bad.end;
                 if state.bad.iter().any(hit) { Err(IoErrorKind::Medium) } else { Ok(()) }
             };
@@ -497,10 +358,10 @@ impl BlockDevice for Handle {
                 state.failing_flushes -= 1;
                 return Err(IoErrorKind::Other);
             }
-            state.end_flush(mark);
+            state.medium.end_flush(mark);
             Ok(())
         };
-        Box::pin(self.run((Kind::Flush, IoOperation::Flush), 0, 0, |state| state.order, end))
+        Box::pin(self.run((Kind::Flush, IoOperation::Flush), 0, 0, |state| state.medium.mark(), end))
     }
 
     fn zero(&self, offset: u64, length: u64, durability: Durability) -> IoFuture<'_, Result<(), IoError>> {

@@ -6,8 +6,8 @@
 //!
 //! - `plan`: what is to happen, drawn from the seed, as a list.
 //! - `run`, `life`, `client`, `manage`: carrying it out.
-//! - `world`, `disk`, `pages`: power, time and disks.
-//! - `model`, `check`, `violation`: what must hold.
+//! - `world`, `disk`, `medium`, `pages`: power, time and disks.
+//! - `model`, `sector`, `pattern`, `check`, `violation`: what must hold.
 //! - `shrink`, `report`: what people get to see.
 
 mod check;
@@ -15,12 +15,15 @@ mod client;
 mod disk;
 mod life;
 mod manage;
+mod medium;
 mod model;
 mod pages;
+mod pattern;
 mod plan;
 mod report;
 mod rng;
 mod run;
+mod sector;
 mod shrink;
 mod violation;
 mod world;

@@ -4,12 +4,6 @@
 //! Every write has a number, and a sector that it wrote holds that number and the sector's own: so a wrong sector names
 //! its writer. A counter that moves on at every begin and end of a request orders them.
 //!
-//! | a write | a read may give it | a power cut may leave it |
-//! |---|---|---|
-//! | under way, or failed | until a later acknowledged write hides it | until a later durable write hides it |
-//! | acknowledged | until a later acknowledged write hides it, or a read gave another one | the same |
-//! | durable (FUA, or a flush that began after its end) | the same | the same; and it hides what ended before it began |
-//!
 //! After a power cut the values it may have left are all that is known of a sector. The first read decides among them:
 //! what was once read stays.
 
@@ -18,46 +12,11 @@ use std::collections::BTreeSet;
 use smallvec::SmallVec;
 
 use crate::disk::SECTOR;
+use crate::pattern::{describe_garbage, identify};
+use crate::sector::{Candidate, Fate, Sector, Write, allowed, prune, settle};
 
 /// Sectors of a block that the engine may have to give up as a whole.
 const BLOCK_SECTORS: u64 = 4096 / SECTOR;
-
-/// How a write ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
-    UnderWay,
-    Acknowledged,
-    Failed,
-}
-
-/// A write, zero or discard.
-#[derive(Clone, Debug)]
-struct Write {
-    /// What its sectors hold; 0 for zeros.
-    value: u64,
-    step: usize,
-    life: u32,
-    began: u64,
-    ended: u64,
-    fate: Fate,
-    durable: bool,
-    fua: bool,
-}
-
-#[derive(Clone, Debug)]
-struct Candidate {
-    write: u32,
-    /// When a read ended that gave another write, before which this one must have come. Reads that begin later do
-    /// not give it any more.
-    hidden: u64,
-}
-
-#[derive(Clone, Debug)]
-struct Sector {
-    /// What the last power cut (or the beginning) may have left.
-    left: SmallVec<[u64; 2]>,
-    writes: SmallVec<[Candidate; 2]>,
-}
 
 /// A sector that holds what it must not.
 #[derive(Clone, Debug)]
@@ -317,129 +276,10 @@ fn whole_blocks(place: Place) -> std::ops::Range<usize> {
     place.sector.div_ceil(BLOCK_SECTORS) as usize..((place.sector + place.sectors) / BLOCK_SECTORS) as usize
 }
 
-/// Does an acknowledged write that ended before `began` hide this one?
-fn is_hidden(sector: &Sector, writes: &[Write], began: u64, ended: u64) -> bool {
-    sector.writes.iter().any(|candidate| {
-        let other = &writes[candidate.write as usize];
-        other.fate == Fate::Acknowledged && other.ended < began && ended < other.began
-    })
-}
-
-fn allowed(sector: &Sector, writes: &[Write], began: u64) -> Vec<u64> {
-    let mut values: Vec<u64> = sector
-        .writes
-        .iter()
-        .filter(|c| c.hidden > began && !is_hidden(sector, writes, began, writes[c.write as usize].ended))
-        .map(|candidate| writes[candidate.write as usize].value)
-        .collect();
-    if !is_hidden(sector, writes, began, 0) {
-        values.extend(&sector.left);
-    }
-    values.sort_unstable();
-    values.dedup();
-    values
-}
-
-/// A read that began at `began` gave `value`. False if it must not; else remember what follows from it.
-fn settle(sector: &mut Sector, writes: &[Write], (began, now): (u64, u64), value: u64) -> bool {
-    if sector.writes.is_empty() {
-        // The usual case: nothing since the last power cut.
-        let known = sector.left.contains(&value);
-        if known && sector.left.len() > 1 {
-            sector.left = SmallVec::from_slice(&[value]);
-        }
-        return known;
-    }
-    let mut from_write = false;
-    let mut from_ended = false;
-    for candidate in &sector.writes {
-        let write = &writes[candidate.write as usize];
-        if write.value == value && candidate.hidden > began && !is_hidden(sector, writes, began, write.ended)
-        {
-            from_write = true;
-            from_ended |= write.fate == Fate::Acknowledged && write.ended < began;
-        }
-    }
-    if from_write {
-        // Of writes that all had ended, this one came last. While a write is under way its copies may still differ: then a
-        // read decides nothing.
-        for candidate in &mut sector.writes {
-            let write = &writes[candidate.write as usize];
-            let ended = write.fate == Fate::Acknowledged && write.ended < began;
-            if from_ended && ended && write.value != value {
-                candidate.hidden = candidate.hidden.min(now);
-            }
-        }
-        return true;
-    }
-    let left = sector.left.contains(&value) && !is_hidden(sector, writes, began, 0);
-    if left {
-        sector.left = SmallVec::from_slice(&[value]);
-    }
-    left
-}
-
-/// Forget what a durable write hides for reads (the oldest under way began at `reader`) and power cuts alike.
-fn prune(sector: &mut Sector, writes: &[Write], reader: u64) {
-    let latest = sector
-        .writes
-        .iter()
-        .map(|candidate| &writes[candidate.write as usize])
-        .filter(|write| write.durable && write.ended < reader)
-        .map(|write| write.began)
-        .max();
-    let Some(latest) = latest else { return };
-    sector.left.clear();
-    sector.writes.retain(|candidate| writes[candidate.write as usize].ended >= latest);
-}
-
-/// The bytes that a write of this value puts into a range.
-pub(crate) fn fill(place: Place, value: u64) -> Vec<u8> {
-    let mut bytes = vec![0; (place.sectors * SECTOR) as usize];
-    if value != 0 {
-        for (sector, chunk) in (place.sector..).zip(bytes.chunks_exact_mut(SECTOR as usize)) {
-            for (index, word) in (0_u64..).zip(chunk.chunks_exact_mut(8)) {
-                word.copy_from_slice(&word_of(place.volume, sector, value, index).to_le_bytes());
-            }
-        }
-    }
-    bytes
-}
-
-fn word_of(volume: usize, sector: u64, value: u64, index: u64) -> u64 {
-    if index.is_multiple_of(2) { value } else { sector << 8 | volume as u64 | index << 56 }
-}
-
-/// Whose bytes are these? `None` if no write puts such bytes there.
-fn identify(bytes: &[u8], volume: usize, sector: u64) -> Option<u64> {
-    let (first, _) = bytes.split_first_chunk()?;
-    let value = u64::from_le_bytes(*first);
-    if value == 0 {
-        return bytes.iter().all(|&byte| byte == 0).then_some(0);
-    }
-    let same = (0_u64..)
-        .zip(bytes.chunks_exact(8))
-        .all(|(index, word)| word == word_of(volume, sector, value, index).to_le_bytes());
-    same.then_some(value)
-}
-
-fn describe_garbage(bytes: &[u8]) -> String {
-    let word =
-        |at: usize| bytes.get(at..at + 8).map(|b| u64::from_le_bytes(b.try_into().unwrap_or_default()));
-    match (word(0), word(8)) {
-        (Some(value), Some(place)) => {
-            let (volume, sector) = (place & 0xff, place << 8 >> 16);
-            format!(
-                "beginning {value:#x} {place:#x}: perhaps write {value} of sector {sector} of volume {volume}"
-            )
-        }
-        _ => "too short".to_owned(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pattern::fill;
 
     const PLACE: Place = Place { volume: 0, sector: 3, sectors: 1 };
 
