@@ -230,20 +230,32 @@ impl Core {
     }
 }
 
-/// The newest list of lost blocks that any of them has.
+/// The newest list of lost blocks that any of them has. What counts is on all of them: one whose copies can both be read
+/// says it all, and only where there is none may something be missing.
 pub(super) async fn newest_lost(current: &[Arc<Member>], uuid: Uuid) -> Result<LostBlocks, IoError> {
     let mut newest = LostBlocks::default();
+    let (mut whole, mut unreadable) = (false, None);
     for member in current {
-        let [a, b] = member.layout.lost;
-        let a = read_at(&**member.device.device(), a.offset, a.len as usize).await?;
-        let b = read_at(&**member.device.device(), b.offset, b.len as usize).await?;
+        let mut copies = [Buffer::zeroed(0), Buffer::zeroed(0)];
+        let mut all = true;
+        for (copy, region) in copies.iter_mut().zip(member.layout.lost) {
+            match read_at(&**member.device.device(), region.offset, region.len as usize).await {
+                Ok(bytes) => *copy = bytes,
+                Err(error) => (all, unreadable) = (false, Some(error)),
+            }
+        }
+        whole |= all;
+        let [a, b] = copies;
         if let Ok((_, list)) = LostBlocks::choose(&a, &b, uuid)
             && list.generation > newest.generation
         {
             newest = list;
         }
     }
-    Ok(newest)
+    match unreadable {
+        Some(error) if !whole => Err(error),
+        _ => Ok(newest),
+    }
 }
 
 #[cfg(test)]

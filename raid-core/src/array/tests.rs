@@ -1047,10 +1047,10 @@ fn unreadable_metadata_of_one_member_does_not_keep_the_array_from_starting() {
             volume.write(0, block(3).into(), Durability::Durable).await.unwrap();
             let layout = world.array.core.table().active().next().unwrap().1.layout.clone();
             let dirty = world.array.core.dirty.dirty_count();
-            // The daemon dies, and sectors of the first member's bitmap and config go bad.
+            // The daemon dies, and sectors of the first member's bitmap, config and list of lost blocks go bad.
             world.array.core.stopping.store(true, Ordering::Release);
-            let bad =
-                layout.config.into_iter().chain([layout.bitmap]).map(crate::format::layout::Region::bytes);
+            let regions = layout.config.into_iter().chain(layout.lost).chain([layout.bitmap]);
+            let bad = regions.map(crate::format::layout::Region::bytes);
             world.disks[0].bad.lock().unwrap().extend(bad);
             world.array = world.assemble(&[], false).await.unwrap();
             assert_eq!(world.array.core.dirty.unsynced_count(), dirty, "{level}");
