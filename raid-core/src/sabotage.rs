@@ -32,7 +32,7 @@ pub enum Sabotage {
     BitmapBitClearedEarly,
     /// A member that missed updates is taken for current.
     StaleMemberTrusted,
-    /// A spare is called in sync before all of it is filled.
+    /// A spare is called in sync, or its checkpoint moved, before what fills it is flushed.
     SpareInSyncEarly,
     /// A region is written in place before it is durably marked as written.
     WrittenBitLate,

@@ -18,8 +18,6 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::sabotage::{Sabotage, planted};
-
 /// A plain set of bits with a count.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct BitSet {
@@ -195,9 +193,6 @@ impl DirtyMap {
     /// Bits that were idle since the last call and in sync, in ascending order.
     pub(crate) fn idle(&self) -> Vec<u64> {
         let mut state = self.state();
-        if planted(Sabotage::BitmapBitClearedEarly) {
-            return state.durable.iter().filter(|bit| !state.unsynced.contains(*bit)).collect();
-        }
         let len = state.touched.len();
         let touched = std::mem::replace(&mut state.touched, BitSet::new(len));
         state
@@ -213,11 +208,10 @@ impl DirtyMap {
     /// now finds them not durable and waits for a commit of its own. Returns what was forgotten.
     pub(crate) fn forget_idle(&self, bits: &[u64]) -> Vec<u64> {
         let mut state = self.state();
-        let early = planted(Sabotage::BitmapBitClearedEarly);
         let idle: Vec<u64> = bits
             .iter()
             .copied()
-            .filter(|bit| early || !state.in_use.contains_key(bit) && !state.touched.contains(*bit))
+            .filter(|bit| !state.in_use.contains_key(bit) && !state.touched.contains(*bit))
             .collect();
         for &bit in &idle {
             state.durable.remove(bit);

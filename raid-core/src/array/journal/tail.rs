@@ -26,9 +26,12 @@ impl Core {
             ledger.moved_head()
         };
         if sabotage::planted(Sabotage::RingReusedEarly) {
-            lock(&journal.ledger).moved(JournalHead { generation: head.generation - 1, ..head.clone() });
+            // Rings are far longer than what is written while one head is: only a tail that trails by several moves shows.
+            lock(&journal.ledger).moved(head.clone());
             journal.wake_waiting();
-            return Ok(());
+            if !head.generation.is_multiple_of(8) {
+                return Ok(());
+            }
         }
         self.write_heads(journal, &head).await?;
         lock(&journal.ledger).moved(head);

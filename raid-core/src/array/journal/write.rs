@@ -132,7 +132,8 @@ impl Core {
             return Ok(false);
         }
         if sabotage::planted(Sabotage::BypassWithoutIntent) && journal.overlay.begin_bypass(stripe, || {}) {
-            let outcome = self.write_stripe(stripe, std::slice::from_ref(fragment)).await;
+            let durable = Fragment { durability: Durability::Durable, ..fragment.clone() };
+            let outcome = self.write_stripe(stripe, &[durable]).await;
             journal.overlay.end_bypass(stripe);
             return outcome.map(|()| true);
         }

@@ -70,7 +70,9 @@ fn judge(member: &Member, table: &Superblock, note: &mut impl FnMut(NoteKind)) -
             slot,
             SlotState::Rebuilding { candidate: index, recovery_offset: 0, by_bitmap: false },
         ),
-        (_, Role::Active(claimed)) if planted(Sabotage::StaleMemberTrusted) => {
+        (_, Role::Active(claimed))
+            if planted(Sabotage::StaleMemberTrusted) && !table.roles.contains(&Role::Active(claimed)) =>
+        {
             Standing::Holds(claimed, current(index, own))
         }
         (_, Role::Active(claimed)) => {
