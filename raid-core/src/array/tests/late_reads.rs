@@ -36,23 +36,3 @@ fn a_read_that_ends_when_its_disk_has_another_role_is_not_believed() {
         });
     }
 }
-
-#[test]
-fn a_read_under_way_when_its_block_is_declared_lost_does_not_see_what_stands_in_for_it() {
-    run(async {
-        let world = World::with_policy(Level::Raid5, 3, 0, Policy::Journal).await;
-        let unit = world.array.core.geometry.unit_data_bytes();
-        world.array.write(0, vec![5; unit as usize].into(), Durability::Durable).await.unwrap();
-        let (disk, range) = place_of(&world, 0, crate::geometry::Row::Data(0));
-        world.disks[disk].late.store(true, Ordering::Relaxed);
-        let read = world.array.read(0, Buffer::zeroed(4096));
-        let lost = async {
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            let first = 0..BLOCK;
-            world.array.core.declare_lost(std::slice::from_ref(&first)).await.unwrap();
-            world.disks[disk].inner.tamper(|bytes| bytes[range.start as usize..][..4096].fill(0));
-        };
-        let ((_, result), ()) = futures_util::join!(read, lost);
-        assert_eq!(result.unwrap_err().kind, IoErrorKind::Medium);
-    });
-}
