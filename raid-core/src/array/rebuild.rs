@@ -197,7 +197,7 @@ impl Core {
     async fn row_for_rebuild(&self, stripe: u64, columns: &Range<u32>, row: Row) -> Result<Buffer, IoError> {
         match self.reconstruct_row(stripe, columns, row).await {
             Err(error) if error.kind == IoErrorKind::Medium && self.in_sync(stripe) => {
-                self.settle_stripe(stripe, Trust::Parity).await?;
+                self.settle_lost(stripe, Trust::Parity).await?;
                 self.reconstruct_row(stripe, columns, row).await
             }
             result => result,

@@ -15,6 +15,7 @@ use crate::volume::VolumeSpec;
 
 mod hanging;
 mod late_reads;
+mod replayed;
 mod unreadable;
 mod written;
 

@@ -153,6 +153,11 @@ impl Ledger {
         self.next
     }
 
+    /// Commits before this one are accounted for.
+    pub(crate) fn accounted_before(&self) -> u64 {
+        self.committing.unwrap_or(self.next)
+    }
+
     /// The oldest commit that is still needed.
     pub(crate) fn oldest_needed(&self) -> u64 {
         let stripe = self.stripes.first().map(|&(oldest, _)| oldest);

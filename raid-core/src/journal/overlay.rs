@@ -231,6 +231,13 @@ impl Overlay {
         state.frozen.as_ref().map_or(&state.pending, |frozen| &frozen.pieces).iter().count()
     }
 
+    /// The oldest commit with data of the stripe that is not in place.
+    pub(crate) fn oldest(&self, stripe: u64) -> Option<u64> {
+        let shard = self.shard(stripe);
+        let state = shard.get(&stripe)?;
+        state.frozen.as_ref().map(|frozen| frozen.from).or(state.span.map(|(from, _)| from))
+    }
+
     /// All of the stripe's user data is pending.
     pub(crate) fn is_whole(&self, stripe: u64, bytes: u32) -> bool {
         let shard = self.shard(stripe);

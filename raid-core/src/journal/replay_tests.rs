@@ -67,6 +67,18 @@ fn a_group_covers_what_it_names_and_kills_what_is_older() {
 }
 
 #[test]
+fn a_group_that_covers_nothing_kills_what_is_older_and_keeps_what_waits() {
+    let dead = Item::Parity { stripe: STRIPE, row: Row::P, column: 0, length: 0, from: 7, to: 6 };
+    let replay = only(&[
+        record(5, &[data(0)]),
+        record(6, &[parity(Row::P, 5, 5)]),
+        record(7, &[data(512)]),
+        record(8, &[dead, data(0)]),
+    ]);
+    assert_eq!((group(&replay), of(&replay.later)), ((vec![], vec![]), vec![7, 8]));
+}
+
+#[test]
 fn only_the_newest_group_counts() {
     let replay = only(&[
         record(1, &[data(0)]),

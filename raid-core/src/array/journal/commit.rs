@@ -52,6 +52,11 @@ pub(super) enum What {
         stripe: u64,
         count: u32,
     },
+    /// What there is of the stripe from before this commit is in place, and dead.
+    Dead {
+        stripe: u64,
+        before: u64,
+    },
     /// Nothing itself: tells when everything before it is durable.
     Barrier,
 }
@@ -82,7 +87,7 @@ impl Entry {
             What::Data { data, .. } => padded(data.len()),
             What::Group(group) => group.parts.iter().map(|(.., bytes)| padded(bytes.len())).sum(),
             What::Intent { checksums, .. } => padded(checksums.len()),
-            What::Zeros { .. } | What::Barrier => 0,
+            What::Zeros { .. } | What::Dead { .. } | What::Barrier => 0,
         }
     }
 
@@ -108,6 +113,10 @@ impl Entry {
             }
             What::Zeros { stripe, count } => {
                 into.push((Item::Zeros { stripe: *stripe, count: *count }, &[]));
+            }
+            What::Dead { stripe, before } => {
+                let (stripe, from, to) = (*stripe, *before, before.saturating_sub(1));
+                into.push((Item::Parity { stripe, row: Row::P, column: 0, length: 0, from, to }, &[]));
             }
             What::Barrier => {}
         }
@@ -332,7 +341,7 @@ fn account(journal: &Journal, entry: &Entry, sequence: u64) {
         }
         What::Group(group) => journal.overlay.spend(group.stripe),
         What::Intent { .. } | What::Zeros { .. } => lock(&journal.ledger).add_intent(sequence),
-        What::Barrier => {}
+        What::Dead { .. } | What::Barrier => {}
     }
 }
 

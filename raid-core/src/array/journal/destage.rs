@@ -209,7 +209,7 @@ impl Core {
         match self.prepare_stripe(stripe, fragments, columns).await {
             Err(error) if error.kind == IoErrorKind::Medium => {
                 let trust = if self.in_sync(stripe) { Trust::Parity } else { Trust::Nothing };
-                self.settle_stripe(stripe, trust).await?;
+                self.settle_lost(stripe, trust).await?;
                 self.prepare_stripe(stripe, fragments, None).await
             }
             result => result,

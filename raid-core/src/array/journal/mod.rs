@@ -15,6 +15,7 @@ mod open;
 mod read;
 mod recovery;
 mod scan;
+mod settle;
 mod tail;
 mod write;
 

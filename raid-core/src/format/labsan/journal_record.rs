@@ -65,7 +65,8 @@ pub enum Item {
         length: u32,
     },
     /// Part of the parity that goes with the stripe's data of commits `from..=to`. Payload: the bytes; none if the
-    /// stripe had no parity member left, so that the item only says what is covered.
+    /// stripe had no parity member left, so that the item only says what is covered. If `from` is `to + 1` it covers
+    /// nothing, and says that whatever is older is dead.
     Parity {
         /// Which stripe.
         stripe: u64,
@@ -150,7 +151,9 @@ impl Item {
                     other => return Err(nonsense("row", other.into())),
                 };
                 let (from, to) = (raw.from.get(), raw.to.get());
-                if from > to {
+                // Nothing covered, and so no parity: everything before `from` is dead.
+                let nothing = length == 0 && to.checked_add(1) == Some(from);
+                if from > to && !nothing {
                     return Err(nonsense("from", from));
                 }
                 Ok(Self::Parity { stripe, row, column: start, length, from, to })

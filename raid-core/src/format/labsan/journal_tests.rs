@@ -44,6 +44,7 @@ fn one_of_each() -> Vec<(Item, u8)> {
         (Item::Parity { stripe: 9, row: Row::P, column: 1024, length: 512, from: 3, to: 5 }, 1),
         (Item::Parity { stripe: 9, row: Row::Q, column: 1024, length: 512, from: 3, to: 5 }, 2),
         (Item::Parity { stripe: 4, row: Row::P, column: 0, length: 0, from: 6, to: 6 }, 3),
+        (Item::Parity { stripe: 5, row: Row::P, column: 0, length: 0, from: 8, to: 7 }, 3),
         (Item::Data { stripe: u64::MAX, start: 512, length: 1536 }, 4),
         (Item::Intent { stripe: 8, blocks: 3 }, 5),
         (Item::Zeros { stripe: 1, count: u32::MAX }, 6),
