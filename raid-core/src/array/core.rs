@@ -136,10 +136,16 @@ impl Core {
         }
     }
 
-    /// These units may not agree: resync is to go over their regions.
+    /// These units may not agree: resync is to go over their regions. What else lies there is as good as it was.
     pub(crate) fn distrust(&self, units: Range<u64>) {
-        lock(&self.settled).remove(units.clone());
-        self.dirty.mark_unsynced(self.bits_of(units));
+        let bits = self.bits_of(units.clone());
+        let synced = |unit: &u64| !self.dirty.is_unsynced(self.bits_of(*unit..*unit + 1));
+        let beside: Vec<u64> = bits.clone().flat_map(|bit| self.units_of_bit(bit)).filter(synced).collect();
+        let mut settled = lock(&self.settled);
+        beside.into_iter().for_each(|unit| settled.insert(unit..unit + 1));
+        settled.remove(units);
+        drop(settled);
+        self.dirty.mark_unsynced(bits);
     }
 
     /// Resync was here: nothing need be known of single units.

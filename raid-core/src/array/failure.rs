@@ -129,6 +129,8 @@ impl Core {
         let settled = self.settle_writes(results).await;
         let half_done = match &settled {
             Ok(()) => false,
+            // Who writes a stripe directly under the journal settles it before he lets it go.
+            Err(error) if self.journal.is_some() => error.kind == IoErrorKind::ArrayFailed,
             // Parity that fits its data no more would give garbage for a row that nobody wrote.
             Err(_) if self.geometry.level().has_parity() => true,
             // Copies are made equal before anyone reads; where a member was lost there is nobody to do that with.

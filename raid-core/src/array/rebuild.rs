@@ -312,7 +312,9 @@ impl Core {
                 return Ended::Interrupted;
             }
             self.dirty.mark_synced(bit);
-            self.forget_settled(self.units_of_bit(bit));
+            if !self.dirty.is_unsynced(bit..bit + 1) {
+                self.forget_settled(self.units_of_bit(bit));
+            }
             done += 1;
             if self.journal.is_some() && checkpoint.elapsed() >= CHECKPOINT_INTERVAL {
                 checkpoint = Instant::now();
@@ -359,7 +361,7 @@ impl Core {
     }
 
     /// Units that lie in a region of the bitmap, wholly or in part.
-    fn units_of_bit(&self, bit: u64) -> Range<u64> {
+    pub(crate) fn units_of_bit(&self, bit: u64) -> Range<u64> {
         let chunk = u64::from(self.geometry.chunk_bytes());
         let sectors = self.bitmap.sectors_of(bit);
         let bytes = sectors.start * crate::format::SECTOR_BYTES..sectors.end * crate::format::SECTOR_BYTES;

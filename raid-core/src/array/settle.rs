@@ -25,6 +25,8 @@ pub(crate) enum Trust<'a> {
     Checksums(&'a [u32]),
     /// Nothing.
     Nothing,
+    /// It was being zeroed: zeros are as right as what it held before.
+    Zeros,
 }
 
 const BLOCK: usize = INTENT_BLOCK_BYTES as usize;
@@ -130,6 +132,7 @@ impl Core {
                     .all(|(row, bytes)| sums.get(row * blocks + block) == Some(&crc32fast::hash(bytes)))
             }),
             Trust::Nothing => None,
+            Trust::Zeros => Some(missing.iter().map(|&row| (row, vec![0; BLOCK])).collect()),
         };
         let mut rows: Vec<Vec<u8>> =
             found.into_iter().map(|bytes| bytes.unwrap_or_else(|| vec![0; BLOCK])).collect();

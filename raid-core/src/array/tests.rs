@@ -13,9 +13,11 @@ use crate::array::ArrayState;
 use crate::geometry::Level;
 use crate::volume::VolumeSpec;
 
+mod half_written;
 mod hanging;
 mod late_reads;
 mod replayed;
+mod stalls;
 mod unreadable;
 mod written;
 

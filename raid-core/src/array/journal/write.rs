@@ -169,7 +169,7 @@ impl Core {
             && error.kind != IoErrorKind::ArrayFailed
         {
             // Some of it is in place and some is not: parity must agree again before the intent may go.
-            self.settle_stripe(stripe, Trust::Nothing).await?;
+            self.settle_half_written(stripe..stripe + 1, Trust::Nothing).await?;
         }
         if self.has_failed() {
             return written;
@@ -239,19 +239,34 @@ impl Core {
                 _ => runs.push(stripe..stripe + 1),
             }
         }
-        let bytes = u64::from(self.geometry.unit_data_bytes());
-        for run in &runs {
-            self.zero_in_place(run.clone(), Durability::Cached, discard).await?;
+        let zeroed = self.zero_runs(&runs, discard).await;
+        if let Err(error) = &zeroed
+            && error.kind != IoErrorKind::ArrayFailed
+        {
+            for run in &runs {
+                self.settle_half_written(run.clone(), Trust::Zeros).await?;
+            }
         }
-        self.flush_members().await?;
-        self.rewritten(runs.iter().map(|run| run.start * bytes..run.end * bytes)).await?;
-        for run in &runs {
-            self.forget_written(run, true).await?;
+        if self.has_failed() {
+            return zeroed;
         }
         let mut ledger = lock(&journal.ledger);
         sequences.into_iter().for_each(|sequence| ledger.resolve_intent(sequence));
         drop(ledger);
         journal.work.notify_one();
+        zeroed
+    }
+
+    async fn zero_runs(&self, runs: &[Range<u64>], discard: bool) -> Result<(), IoError> {
+        for run in runs {
+            self.zero_in_place(run.clone(), Durability::Cached, discard).await?;
+        }
+        self.flush_members().await?;
+        let bytes = u64::from(self.geometry.unit_data_bytes());
+        self.rewritten(runs.iter().map(|run| run.start * bytes..run.end * bytes)).await?;
+        for run in runs {
+            self.forget_written(run, true).await?;
+        }
         Ok(())
     }
 

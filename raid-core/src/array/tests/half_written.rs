@@ -1,0 +1,43 @@
+//! Writes that ended half-way: what they were not about is as it was.
+
+use super::*;
+use crate::geometry::Row;
+
+async fn read_block(array: &Array, offset: u64) -> Result<Vec<u8>, IoErrorKind> {
+    let (buffer, result) = array.read(offset, Buffer::zeroed(BLOCK as usize)).await;
+    result.map(|()| buffer.to_vec()).map_err(|error| error.kind)
+}
+
+/// A disk that holds data of this stripe, but not that one.
+fn another(world: &World, stripe: u64, not: usize) -> (usize, std::ops::Range<u64>) {
+    let rows = [Row::Data(0), Row::Data(1)].into_iter();
+    rows.map(|row| place_of(world, stripe, row)).find(|(disk, _)| *disk != not).unwrap()
+}
+
+#[test]
+fn a_zeroing_that_ran_out_of_space_costs_no_other_stripe_its_redundancy() {
+    for policy in [Policy::Bitmap, Policy::Journal] {
+        run(async {
+            let disks = (0..3).map(|index| Faulty::new(&format!("/disks/{index}"))).collect();
+            let mut world = World::with_policy(disks, Level::Raid5, 3, policy).await;
+            let chunk = u64::from(world.array.core.geometry.chunk_bytes());
+            let stripe = u64::from(world.array.core.geometry.unit_data_bytes());
+            world.array.write(0, vec![5; 2 * stripe as usize].into(), Durability::Durable).await.unwrap();
+            let (lost, _) = place_of(&world, 1, Row::Data(1));
+            let (full, range) = another(&world, 0, lost);
+            world.array.fail(&path(lost), false).await.unwrap();
+            world.disks[full].unwritable.lock().unwrap().push((range, IoErrorKind::NoSpace));
+            let refused = world.array.zero(0, stripe, Durability::Durable).await.unwrap_err();
+            assert_eq!(refused.kind, IoErrorKind::NoSpace, "{policy:?}");
+            // What was acknowledged, in a stripe that nobody zeroed.
+            let kept = read_block(&world.array, stripe + chunk).await;
+            assert!(kept == Ok(vec![5; BLOCK as usize]), "{policy:?}");
+            if policy == Policy::Journal {
+                world.array.stop().await.unwrap();
+                world.array = world.assemble(&[lost], false).await.unwrap();
+                let kept = read_block(&world.array, stripe + chunk).await;
+                assert!(kept == Ok(vec![5; BLOCK as usize]), "{policy:?}");
+            }
+        });
+    }
+}
