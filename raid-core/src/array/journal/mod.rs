@@ -195,6 +195,14 @@ impl Core {
 }
 
 #[cfg(test)]
+impl Journal {
+    /// While this is held nobody is admitted; who waits is served in order.
+    pub(super) async fn hold_admission(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.admission_turn.lock().await
+    }
+}
+
+#[cfg(test)]
 mod force_tests;
 #[cfg(test)]
 mod tests;

@@ -62,6 +62,10 @@ impl Core {
             let length = piece.len() as u32;
             let done = self.journal_piece(journal, stripe, start, &piece, cached).await?;
             start += length;
+            if done.is_some() && !data.is_empty() {
+                // The next piece may have to wait for room that only this one's commit makes.
+                journal.cached.notify_one();
+            }
             if let Some(earlier) = last.take() {
                 self.committed(journal, earlier).await?;
             }

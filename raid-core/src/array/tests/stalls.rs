@@ -24,3 +24,35 @@ fn a_zeroing_that_ran_out_of_space_does_not_keep_the_array_from_stopping() {
         tokio::time::timeout(PATIENCE, world.array.stop()).await.expect("it never stops").unwrap();
     });
 }
+
+#[test]
+fn writes_of_several_pieces_do_not_wait_for_each_other() {
+    run(async {
+        let disks: Vec<Faulty> = (0..3).map(|index| Faulty::new(&format!("/disks/{index}"))).collect();
+        let spec = CreateSpec {
+            name: "tank".to_owned(),
+            level: Level::Raid5,
+            chunk_bytes: 64 << 10,
+            policy: Policy::Journal,
+            members: (0..3).map(|index| device(&disks, index)).collect(),
+            spares: Vec::new(),
+            force: false,
+        };
+        let array = create(spec, &environment()).await.unwrap();
+        let stripe = u64::from(array.core.geometry.unit_data_bytes());
+        let nobody_yet = array.core.journal.as_ref().unwrap().hold_admission().await;
+        let writes: Vec<_> = (0..40)
+            .map(|index| {
+                let array = array.clone();
+                tokio::task::spawn_local(async move {
+                    array.write(index * stripe, vec![1; 96 << 10].into(), Durability::Durable).await
+                })
+            })
+            .collect();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        drop(nobody_yet);
+        for write in writes {
+            tokio::time::timeout(PATIENCE, write).await.expect("it never ends").unwrap().unwrap();
+        }
+    });
+}
