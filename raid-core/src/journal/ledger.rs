@@ -72,6 +72,11 @@ impl Ledger {
         self.rings.values().map(Ring::free_bytes).min().unwrap_or(0)
     }
 
+    /// Room on every ring that could be promised.
+    pub(crate) fn room(&self) -> u64 {
+        self.least_free().saturating_sub(self.margin() + self.reserved)
+    }
+
     /// Promise room, if there is any on every ring.
     pub(crate) fn reserve(&mut self, bytes: u64) -> bool {
         let fits = self.reserved + bytes + self.margin() <= self.least_free();
@@ -99,7 +104,7 @@ impl Ledger {
     /// More than half of what can be promised is in use.
     pub(crate) fn is_pressed(&self) -> bool {
         let usable = self.shape.ring_bytes - self.margin();
-        self.least_free().saturating_sub(self.margin() + self.reserved) < usable / 2
+        self.room() < usable / 2
     }
 
     /// Begin a commit: its sequence number and stamp.

@@ -157,6 +157,15 @@ impl Overlay {
         })
     }
 
+    /// More ring space is promised to the parity of what is frozen.
+    pub(crate) fn promise(&self, stripe: u64, bytes: u64) {
+        self.with(stripe, |state| {
+            if let Some(frozen) = &mut state.frozen {
+                frozen.promised += bytes;
+            }
+        });
+    }
+
     /// Its parity is in the ring: the promise was used.
     pub(crate) fn spend(&self, stripe: u64) {
         self.with(stripe, |state| {

@@ -180,6 +180,8 @@ impl Core {
         if let Some(all) = self.columns_to_settle(stripe) {
             let more = journal.group_room(all.len()).saturating_sub(frozen.promised);
             if lock(&journal.ledger).reserve(more) {
+                // For as long as it is frozen: the round may fail before the parity is in the ring.
+                journal.overlay.promise(stripe, more);
                 frozen.promised += more;
                 return Some(all);
             }

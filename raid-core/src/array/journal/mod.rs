@@ -196,6 +196,11 @@ impl Core {
 
 #[cfg(test)]
 impl Journal {
+    /// Room in the rings that could be promised.
+    pub(super) fn room(&self) -> u64 {
+        lock(&self.ledger).room()
+    }
+
     /// While this is held nobody is admitted; who waits is served in order.
     pub(super) async fn hold_admission(&self) -> tokio::sync::MutexGuard<'_, ()> {
         self.admission_turn.lock().await

@@ -56,3 +56,22 @@ fn writes_of_several_pieces_do_not_wait_for_each_other() {
         }
     });
 }
+
+#[test]
+fn room_for_parity_is_given_back_by_rounds_that_fail() {
+    run(async {
+        let world = journalled(3).await;
+        let core = &world.array.core;
+        let journal = core.journal.as_ref().unwrap();
+        let room = journal.room();
+        core.dirty.mark_unsynced(0..1);
+        let (bad, range) = place_of(&world, 0, Row::Data(1));
+        world.disks[bad].timeouts.store(true, Ordering::Relaxed);
+        world.disks[bad].bad.lock().unwrap().push(range);
+        world.array.write(0, block(3).into(), Durability::Durable).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        world.disks[bad].bad.lock().unwrap().clear();
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        assert_eq!(journal.room(), room);
+    });
+}
