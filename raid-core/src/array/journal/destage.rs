@@ -139,11 +139,17 @@ impl Core {
     /// Put these stripes (ascending) in place.
     async fn destage_round(&self, journal: &Journal, stripes: Vec<u64>) -> Result<(), IoError> {
         let mut held = Vec::with_capacity(stripes.len());
+        let mut budget = limits::SCRATCH_BYTES / 2;
         for stripe in stripes {
             let guard = self.locks.exclusive(stripe).await;
-            if let Some(frozen) = journal.overlay.freeze(stripe) {
-                held.push((stripe, frozen, guard));
+            let Some(frozen) = journal.overlay.freeze(stripe) else { continue };
+            // More may have come while others held their stripes. What is frozen and not held waits for the next round.
+            let cost = self.destage_cost(journal, stripe);
+            if !held.is_empty() && cost > budget {
+                break;
             }
+            budget = budget.saturating_sub(cost);
+            held.push((stripe, frozen, guard));
         }
         let preparing = held.into_iter().map(|(stripe, mut frozen, _held)| async move {
             let fragments = fragments_of(&frozen);
