@@ -14,7 +14,7 @@ use std::ops::Range;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use block_io::{Durability, IoError, IoErrorKind};
+use block_io::{Durability, IoError, IoErrorKind, IoOperation};
 use futures_util::future::join_all;
 use tokio::time::Instant;
 
@@ -306,6 +306,10 @@ impl Core {
             let next = lock(&journal.ledger).next_sequence();
             if oldest >= sequence.min(next) {
                 break;
+            }
+            if self.has_failed() {
+                // Nothing is put in place any more, and whole stripes that were under way stay so.
+                return Err(self.error(IoErrorKind::ArrayFailed, IoOperation::Flush, 0, 0));
             }
             self.destage_oldest(journal, sequence).await?;
         }

@@ -205,6 +205,13 @@ impl Journal {
     pub(super) async fn hold_admission(&self) -> tokio::sync::MutexGuard<'_, ()> {
         self.admission_turn.lock().await
     }
+
+    /// As if a whole stripe's write had begun, and would not end.
+    pub(super) fn begin_intent(&self) {
+        let mut ledger = lock(&self.ledger);
+        let sequence = ledger.head().tail;
+        ledger.add_intent(sequence);
+    }
 }
 
 #[cfg(test)]

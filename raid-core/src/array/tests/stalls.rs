@@ -75,3 +75,19 @@ fn room_for_parity_is_given_back_by_rounds_that_fail() {
         assert_eq!(journal.room(), room);
     });
 }
+
+#[test]
+fn a_drain_ends_when_the_array_fails() {
+    run(async {
+        let world = journalled(3).await;
+        let core = &world.array.core;
+        let journal = core.journal.as_ref().unwrap();
+        journal.begin_intent();
+        world.array.write(0, block(3).into(), Durability::Durable).await.unwrap();
+        // It is in place; what keeps the tail back is the intent alone.
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        core.give_up("for a test");
+        let drained = tokio::time::timeout(PATIENCE, core.drain_journal(journal)).await;
+        assert_eq!(drained.expect("it never ends").unwrap_err().kind, IoErrorKind::ArrayFailed);
+    });
+}
