@@ -100,7 +100,10 @@ impl Core {
             }
             self.yield_to_clients(&mut seen, began.elapsed()).await;
         }
-        self.finish_rebuild(rebuild).await
+        match self.finish_rebuild(rebuild).await {
+            Err(error) => self.after_failed_window(rebuild, error).await,
+            ended => ended,
+        }
     }
 
     /// A source that cannot be read leaves the slot as it is; an error of the target fails the target.

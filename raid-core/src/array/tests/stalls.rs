@@ -25,6 +25,7 @@ fn a_zeroing_that_ran_out_of_space_does_not_keep_the_array_from_stopping() {
     });
 }
 
+/// Each write has more than one piece, and all the room goes to their first ones.
 #[test]
 fn writes_of_several_pieces_do_not_wait_for_each_other() {
     run(async {
@@ -89,5 +90,38 @@ fn a_drain_ends_when_the_array_fails() {
         core.give_up("for a test");
         let drained = tokio::time::timeout(PATIENCE, core.drain_journal(journal)).await;
         assert_eq!(drained.expect("it never ends").unwrap_err().kind, IoErrorKind::ArrayFailed);
+    });
+}
+
+/// When all of a spare is filled the journal is drained; that something else cannot be read then is no fault of the spare's.
+#[test]
+fn a_spare_is_not_failed_for_what_another_member_cannot_read() {
+    run(async {
+        let mut world = journalled(3).await;
+        let geometry = world.array.core.geometry;
+        let last = geometry.units() - 1;
+        let at = last * u64::from(geometry.unit_data_bytes());
+        let chunk = vec![7; geometry.chunk_bytes() as usize];
+        world.array.write(at, chunk.into(), Durability::Durable).await.unwrap();
+        world.array.stop().await.unwrap();
+        world.array = world.assemble(&[], false).await.unwrap();
+        let (lost, _) = place_of(&world, last, Row::Data(0));
+        let rows = [Row::Data(0), Row::Data(1), Row::P];
+        let places = rows.map(|row| place_of(&world, 0, row));
+        world.array.fail(&path(lost), false).await.unwrap();
+        // Its last stripe takes a second.
+        world.disks.push(Faulty::new("/disks/3"));
+        world.disks[3].slow.store(7, Ordering::Relaxed);
+        world.array.add(device(&world.disks, 3), false).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        for (disk, range) in places.into_iter().filter(|(disk, _)| *disk != lost) {
+            world.disks[disk].timeouts.store(true, Ordering::Relaxed);
+            world.disks[disk].bad.lock().unwrap().push(range);
+        }
+        world.array.write(0, block(3).into(), Durability::Durable).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        world.disks.iter().for_each(|disk| disk.bad.lock().unwrap().clear());
+        world.wait_for(ArrayState::Optimal).await;
+        world.check_redundancy().await;
     });
 }
