@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use block_io::{Buffer, Durability, IoError, IoOperation};
+use block_io::{Buffer, Durability, IoError, IoErrorKind, IoOperation};
 use bytes::Bytes;
 use futures_util::future::join_all;
 
@@ -101,6 +101,22 @@ impl Core {
     /// With `columns`, parity is computed from all data of those columns, which hold all that is written: fewer and longer
     /// reads where much of a stripe is written here and there, and the way to make a stripe agree that is out of sync.
     pub(crate) async fn prepare_stripe(
+        &self,
+        stripe: u64,
+        fragments: &[Fragment],
+        columns: Option<Range<u32>>,
+    ) -> Result<Prepared, IoError> {
+        let narrow = columns.is_some();
+        match self.prepare_columns(stripe, fragments, columns).await {
+            // What cannot be read there may be beside what is written.
+            Err(error) if narrow && error.kind == IoErrorKind::Medium => {
+                self.prepare_columns(stripe, fragments, None).await
+            }
+            result => result,
+        }
+    }
+
+    async fn prepare_columns(
         &self,
         stripe: u64,
         fragments: &[Fragment],

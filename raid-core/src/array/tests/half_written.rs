@@ -41,3 +41,21 @@ fn a_zeroing_that_ran_out_of_space_costs_no_other_stripe_its_redundancy() {
         });
     }
 }
+
+#[test]
+fn what_cannot_be_read_beside_a_write_does_not_refuse_it() {
+    for policy in [Policy::Bitmap, Policy::Journal] {
+        run(async {
+            let disks = (0..3).map(|index| Faulty::new(&format!("/disks/{index}"))).collect();
+            let world = World::with_policy(disks, Level::Raid5, 3, policy).await;
+            let core = &world.array.core;
+            core.dirty.mark_unsynced(0..1);
+            let (bad, range) = place_of(&world, 0, Row::Data(0));
+            world.disks[bad].bad.lock().unwrap().push(range.start + BLOCK..range.end);
+            world.array.write(0, block(3).into(), Durability::Durable).await.unwrap();
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            assert!(read_block(&world.array, 0).await == Ok(block(3)), "{policy:?}");
+            assert_eq!(world.array.status().await.lost_bytes, 0, "{policy:?}");
+        });
+    }
+}
