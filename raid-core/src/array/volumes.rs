@@ -175,7 +175,10 @@ impl Array {
             // Clients see the end first, so that nobody writes beyond it while it is cut off; who is there already ends.
             volume.set_record(shrunk);
             volume.earlier_operations_ended().await;
-            self.zero_tail(&record, size_bytes, wanted).await?;
+            if let Err(error) = self.zero_tail(&record, size_bytes, wanted).await {
+                volume.set_record(record);
+                return Err(error.into());
+            }
             extents::truncate(&record.extents, wanted)
         };
         let changed = VolumeRecord { size_bytes, extents, ..record };

@@ -59,3 +59,18 @@ fn what_cannot_be_read_beside_a_write_does_not_refuse_it() {
         });
     }
 }
+
+#[test]
+fn a_volume_that_could_not_be_shrunk_keeps_its_size() {
+    run(async {
+        let world = World::new(Level::Raid5, 3, 0).await;
+        let size_bytes = 4 << 20;
+        let spec = VolumeSpec { name: "v".to_owned(), size_bytes, write_cache: false };
+        let volume = world.array.create_volume(spec).await.unwrap();
+        for disk in &world.disks {
+            disk.full.store(true, Ordering::Relaxed);
+        }
+        world.array.resize_volume("v", (1 << 20) + BLOCK, true).await.unwrap_err();
+        assert_eq!(volume.info().size_bytes, size_bytes);
+    });
+}
