@@ -12,6 +12,7 @@ use crate::array::{
     assemble, create,
 };
 use crate::format::PAGE_BYTES;
+use crate::format::labsan::journal_head::JournalHead;
 use crate::format::layout::MemberLayout;
 use crate::geometry::Level;
 
@@ -107,6 +108,27 @@ fn a_commit_that_is_damaged_everywhere_is_refused_and_given_up_only_by_force() {
         let array = start(&disks, false).await.unwrap();
         assert_eq!((first_byte(&array, 4).await, first_byte(&array, 5).await), (44, 0));
     });
+}
+
+#[test]
+fn a_head_that_names_a_longer_ring_than_there_is_does_not_count() {
+    let disks = cut_off();
+    let layout = MemberLayout::for_member(MEMBER_BYTES as u64).unwrap();
+    let at = layout.journal_head.offset as usize;
+    let uuid = run(async { start(&disks, false).await.unwrap().uuid() });
+    for disk in &disks {
+        disk.tamper(|bytes| {
+            let region = &mut bytes[at..at + 2 * PAGE_BYTES];
+            let head = JournalHead::find(region, uuid).unwrap();
+            let ring_bytes = layout.journal.len + (1 << 20);
+            let longer = JournalHead { ring_bytes, generation: head.generation + 1, ..head };
+            let side = longer.side().index() * PAGE_BYTES;
+            region.fill(0);
+            region[side..side + PAGE_BYTES].copy_from_slice(&longer.encode(uuid));
+        });
+    }
+    let refused = run(async { start(&disks, false).await.map(|_| ()) });
+    assert!(matches!(refused, Err(AssembleError::Journal(JournalError::Missing { .. }))), "{refused:?}");
 }
 
 #[test]

@@ -13,6 +13,7 @@ use crate::format::PAGE_BYTES;
 use crate::format::labsan::LabsanError;
 use crate::format::labsan::journal_head::JournalHead;
 use crate::format::labsan::journal_record::{self, Record, claimed_bytes};
+use crate::limits;
 use crate::sabotage::{self, Sabotage};
 
 /// Rings read at once; each is in memory as a whole.
@@ -79,9 +80,17 @@ pub(in crate::array) async fn find_journal(
 /// The newest head there is; the highest tail counts. `None` if no member has one.
 async fn newest_head(members: &[Arc<Member>], uuid: Uuid) -> Result<Option<JournalHead>, JournalError> {
     let mut newest: Option<JournalHead> = None;
+    let regions = members.iter().map(|member| member.layout.journal.len);
+    let longest_bytes = regions.min().unwrap_or(0).min(limits::MAX_RING_BYTES);
     for member in members {
         let region = read_range(member, member.layout.journal_head.offset, 2 * PAGE_BYTES).await?;
         let head = match JournalHead::find(&region, uuid) {
+            // What lies behind the ring is no place for records, whatever a head says.
+            Ok(head) if head.ring_bytes > longest_bytes => {
+                let ring_bytes = head.ring_bytes;
+                tracing::warn!(member = %member.label(), ring_bytes, "a journal head of a longer ring");
+                continue;
+            }
             Ok(head) => head,
             Err(error @ LabsanError::NewerVersion { .. }) => {
                 return Err(JournalError::Newer { member: member.label(), error });
