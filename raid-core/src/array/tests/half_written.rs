@@ -19,7 +19,7 @@ fn a_zeroing_that_ran_out_of_space_costs_no_other_stripe_its_redundancy() {
     for policy in [Policy::Bitmap, Policy::Journal] {
         run(async {
             let disks = (0..3).map(|index| Faulty::new(&format!("/disks/{index}"))).collect();
-            let mut world = World::with_policy(disks, Level::Raid5, 3, policy).await;
+            let mut world = World::over_with(disks, Level::Raid5, 3, policy).await;
             let chunk = u64::from(world.array.core.geometry.chunk_bytes());
             let stripe = u64::from(world.array.core.geometry.unit_data_bytes());
             world.array.write(0, vec![5; 2 * stripe as usize].into(), Durability::Durable).await.unwrap();
@@ -47,7 +47,7 @@ fn what_cannot_be_read_beside_a_write_does_not_refuse_it() {
     for policy in [Policy::Bitmap, Policy::Journal] {
         run(async {
             let disks = (0..3).map(|index| Faulty::new(&format!("/disks/{index}"))).collect();
-            let world = World::with_policy(disks, Level::Raid5, 3, policy).await;
+            let world = World::over_with(disks, Level::Raid5, 3, policy).await;
             let core = &world.array.core;
             core.dirty.mark_unsynced(0..1);
             let (bad, range) = place_of(&world, 0, Row::Data(0));
@@ -67,6 +67,7 @@ fn a_volume_that_could_not_be_shrunk_keeps_its_size() {
         let size_bytes = 4 << 20;
         let spec = VolumeSpec { name: "v".to_owned(), size_bytes, write_cache: false };
         let volume = world.array.create_volume(spec).await.unwrap();
+        volume.write((1 << 20) + BLOCK, block(1).into(), Durability::Durable).await.unwrap();
         for disk in &world.disks {
             disk.full.store(true, Ordering::Relaxed);
         }

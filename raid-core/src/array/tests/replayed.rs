@@ -29,7 +29,7 @@ fn a_group_that_is_in_place_is_not_replayed_over_what_was_declared_lost() {
     let mut left = Vec::new();
     run(async {
         let members = disks[..3].to_vec();
-        let mut world = World::with_policy(members, Level::Raid5, 3, Policy::Journal).await;
+        let mut world = World::over_with(members, Level::Raid5, 3, Policy::Journal).await;
         let stripe = world.array.core.geometry.unit_data_bytes() as usize;
         world.array.write(0, vec![5; stripe].into(), Durability::Durable).await.unwrap();
         world.array.stop().await.unwrap();

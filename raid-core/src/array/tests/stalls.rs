@@ -7,7 +7,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 async fn journalled(members: usize) -> World {
     let disks = (0..members).map(|index| Faulty::new(&format!("/disks/{index}"))).collect();
-    World::with_policy(disks, Level::Raid5, members, Policy::Journal).await
+    World::over_with(disks, Level::Raid5, members, Policy::Journal).await
 }
 
 #[test]
