@@ -5,8 +5,9 @@
 //!   with `Misaligned` or `OutOfRange`, before any part of it is done.
 //! - An operation starts when its future is first polled and completes on the thread that polled it.
 //!   Futures are not `Send`: a worker's I/O stays on that worker.
-//! - Writes are run to completion: a caller never drops the future of a write, zero or discard
-//!   half-way. (Dropping a read is harmless: the engine keeps the buffer until the device is done.)
+//! - Operations are run to completion: a caller never drops the future of any of them half-way, reads and
+//!   flushes included. In an array a read may be making the failure of a member durable, and a flush carries what
+//!   others wrote.
 //! - Overlapping operations in flight at the same time have no order among themselves.
 //! - What `Durability::Durable` acknowledged, or a later `flush` covered, survives a power cut.
 

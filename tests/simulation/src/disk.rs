@@ -150,6 +150,10 @@ impl Disk {
         self.state().failing_flushes += count;
     }
 
+    pub(crate) fn is_slow(&self) -> bool {
+        self.state().slowness > 1
+    }
+
     pub(crate) fn set_slowness(&self, slowness: u64) {
         self.state().slowness = slowness;
     }

@@ -219,7 +219,8 @@ impl Scene<'_> {
     }
 
     fn refused(&self, what: &str, disk: usize, error: &MemberError) {
-        if !self.sim.plan.shape.beyond {
+        let waits = matches!(error, MemberError::Hangs { .. }) && self.sim.disks[disk].is_slow();
+        if !self.sim.plan.shape.beyond && !waits {
             self.sim.fail(&format!("{what} of disk {disk}"), error);
         }
     }

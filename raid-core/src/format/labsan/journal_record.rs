@@ -26,6 +26,8 @@ const ITEM_BYTES: usize = size_of::<RawItem>();
 const PAYLOAD_ALIGN: usize = 512;
 /// Intents carry a CRC32 for each block of this size.
 pub const INTENT_BLOCK_BYTES: u32 = 4096;
+/// Stripes that one item of zeros may name: whoever reads it keeps something for each.
+const MAX_ZEROS: u32 = 1 << 16;
 
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
@@ -159,7 +161,9 @@ impl Item {
                 Ok(Self::Parity { stripe, row, column: start, length, from, to })
             }
             INTENT => Ok(Self::Intent { stripe, blocks: length }),
-            ZEROS if stripe.checked_add(length.into()).is_none() => Err(nonsense("count", length.into())),
+            ZEROS if length > MAX_ZEROS || stripe.checked_add(length.into()).is_none() => {
+                Err(nonsense("count", length.into()))
+            }
             ZEROS => Ok(Self::Zeros { stripe, count: length }),
             other => Err(nonsense("kind", other.into())),
         }
