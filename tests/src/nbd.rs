@@ -43,7 +43,9 @@ impl Initiator {
         // Its predecessor was killed and left it behind.
         let _ = std::fs::remove_file(&socket);
         let mut command = mortal(&tools::need("qemu-nbd")?);
-        command.args(["--persistent", "--format=raw", "--socket"]).arg(&socket).arg(url);
+        // With a cache of its own, QEMU remembers what GET LBA STATUS called deallocated, and a write that ends between the
+        // answer and its arrival is forgotten: it returns zeros without asking. With none it asks before each read.
+        command.args(["--persistent", "--cache=none", "--format=raw", "--socket"]).arg(&socket).arg(url);
         let process = Background::start(&mut command, &dir.join(format!("{name}.log")))?;
         Ok(Self { process, socket })
     }
