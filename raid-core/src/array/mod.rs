@@ -114,6 +114,11 @@ impl Array {
         self.core.scratch.used_bytes()
     }
 
+    /// Memory for journalled data, and for records on their way, that is in use now; 0 after a stop that went well.
+    pub fn journal_used_bytes(&self) -> u64 {
+        self.core.has_journal().map_or(0, |journal| journal.used_bytes() + journal.records_used_bytes())
+    }
+
     /// Things that happen from now on. A receiver that lags behind loses the oldest.
     pub fn events(&self) -> tokio::sync::broadcast::Receiver<ArrayEvent> {
         self.core.events.subscribe()

@@ -91,6 +91,10 @@ impl Core {
                 Err(failure) => {
                     if let Some(member) = &failure.member {
                         self.read_failed(member, &failure.error).await;
+                        if self.table().slot_of(member.number).is_none() {
+                            // Taken out meanwhile: the table says now what its row is, and another may have it already.
+                            continue;
+                        }
                     }
                     lost.push(failure.row);
                     if failure.error.kind != IoErrorKind::Medium {

@@ -68,7 +68,8 @@ impl Request<'_> {
     async fn read(&self, place: Place) {
         let volume = &self.running.volumes[place.volume];
         let began = self.sim.model.borrow_mut().begin_read();
-        let may_lose = self.may_lose(place);
+        // A write that ends meanwhile says nothing of what this read met.
+        let lost = self.may_lose(place);
         self.trace(|| format!("read {place:?}"));
         let buffer = Buffer::zeroed((place.sectors * SECTOR) as usize);
         let (buffer, result) = volume.read(place.sector * SECTOR, buffer).await;
@@ -77,7 +78,7 @@ impl Request<'_> {
         }
         match result {
             Ok(()) => self.check(began, place, &buffer),
-            Err(error) if error.kind == IoErrorKind::Medium && may_lose => {
+            Err(error) if error.kind == IoErrorKind::Medium && lost => {
                 self.read_blocks(place).await;
             }
             Err(error) => self.failed("read", place, &error),
@@ -101,7 +102,7 @@ impl Request<'_> {
             let end = (sector / 8 * 8 + 8).min(place.sector + place.sectors);
             let block = Place { sector, sectors: end - sector, ..place };
             let began = self.sim.model.borrow_mut().begin_read();
-            let may_lose = self.may_lose(block);
+            let lost = self.may_lose(block);
             let buffer = Buffer::zeroed((block.sectors * SECTOR) as usize);
             let (buffer, result) = volume.read(sector * SECTOR, buffer).await;
             if result.is_err() {
@@ -109,7 +110,7 @@ impl Request<'_> {
             }
             match result {
                 Ok(()) => self.check(began, block, &buffer),
-                Err(error) if error.kind == IoErrorKind::Medium && may_lose => {
+                Err(error) if error.kind == IoErrorKind::Medium && lost => {
                     self.sim.stats.borrow_mut().lost_blocks_read += 1;
                 }
                 Err(error) => self.failed("read", block, &error),
@@ -118,7 +119,6 @@ impl Request<'_> {
         }
     }
 
-    /// Asked before a read: what is lost then may be written before the read ends.
     fn may_lose(&self, place: Place) -> bool {
         self.sim.plan.shape.policy == Policy::Journal && self.sim.model.borrow().may_be_lost(place)
     }
@@ -135,8 +135,8 @@ impl Request<'_> {
     async fn change(&self, place: Place, durable: bool, change: Change) {
         let volume = &self.running.volumes[place.volume];
         let zeros = change != Change::Write;
+        let lost = self.may_lose(place);
         let (ticket, value) = self.sim.model.borrow_mut().begin(place, zeros, durable, self.index);
-        let may_lose = self.may_lose(place);
         self.trace(|| format!("{change:?} {value} {place:?}, durable: {durable}"));
         let (offset, length) = (place.sector * SECTOR, place.sectors * SECTOR);
         let durability = if durable { Durability::Durable } else { Durability::Cached };
@@ -148,7 +148,7 @@ impl Request<'_> {
         self.sim.model.borrow_mut().end(ticket, place, result.is_ok());
         self.trace(|| format!("{change:?} {value} ended: {:?}", result.as_ref().map_err(|e| e.kind)));
         if let Err(error) = result
-            && !(error.kind == IoErrorKind::Medium && may_lose)
+            && !(error.kind == IoErrorKind::Medium && lost)
         {
             self.failed("write", place, &error);
         }

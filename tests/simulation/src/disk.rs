@@ -13,12 +13,15 @@ use block_io::{
 };
 use bytes::Bytes;
 
-use crate::medium::{Medium, Pending};
+use crate::medium::{Medium, Pending, Recent};
 use crate::pages::{PAGE, Page};
 use crate::rng::Rng;
 use crate::world::{Event, Kind, World};
 
 pub(crate) const SECTOR: u64 = 512;
+
+/// Where md's superblock is.
+const SUPERBLOCK: Range<u64> = 4096..8192;
 
 /// What kind of disk it is, for life.
 #[derive(Clone, Copy, Debug)]
@@ -37,6 +40,11 @@ struct State {
     bad: Vec<Range<u64>>,
     failing_writes: u32,
     failing_flushes: u32,
+    failing_reads: u32,
+    /// Reads failed, and what met that may still be at it.
+    flaky: bool,
+    /// Cannot be read until the next power cut, unless written.
+    weak: Vec<Range<u64>>,
     slowness: u64,
     /// Writes still to be acknowledged and forgotten.
     lost_writes: u32,
@@ -62,6 +70,9 @@ impl Disk {
             bad: Vec::new(),
             failing_writes: 0,
             failing_flushes: 0,
+            failing_reads: 0,
+            flaky: false,
+            weak: Vec::new(),
             slowness: 1,
             lost_writes: 0,
             misdirected: None,
@@ -86,14 +97,17 @@ impl Disk {
     /// It may fail what it is asked for next.
     pub(crate) fn has_faults(&self) -> bool {
         let state = self.state();
-        state.gone || !state.bad.is_empty() || state.failing_writes > 0 || state.failing_flushes > 0
+        let failing = state.failing_writes > 0 || state.failing_flushes > 0 || state.flaky;
+        state.gone || !state.bad.is_empty() || !state.weak.is_empty() || failing
     }
 
     /// All faults but its absence are over.
     pub(crate) fn heal(&self) {
         let mut state = self.state();
         state.bad.clear();
+        state.weak.clear();
         (state.failing_writes, state.failing_flushes) = (0, 0);
+        (state.failing_reads, state.flaky) = (0, false);
         state.slowness = 1;
         (state.lost_writes, state.misdirected) = (0, None);
     }
@@ -102,6 +116,7 @@ impl Disk {
     pub(crate) fn calm(&self) {
         let mut state = self.state();
         (state.failing_writes, state.failing_flushes) = (0, 0);
+        (state.failing_reads, state.flaky) = (0, false);
     }
 
     /// Handles are dead from now on; what they have under way is not.
@@ -128,7 +143,7 @@ impl Disk {
 
     /// It loses its power: its cache goes, handles are dead.
     pub(crate) fn vanish(&self, rng: &mut Rng) {
-        self.power_cut(rng);
+        let _ = self.power_cut(rng);
         self.state().gone = true;
     }
 
@@ -144,6 +159,19 @@ impl Disk {
 
     pub(crate) fn fail_writes(&self, count: u32) {
         self.state().failing_writes += count;
+    }
+
+    /// The next reads fail, wherever they are; once more they would not.
+    pub(crate) fn fail_reads(&self, count: u32) {
+        let mut state = self.state();
+        state.failing_reads += count;
+        state.flaky = true;
+    }
+
+    /// Nobody is at anything that met a read which failed.
+    pub(crate) fn forgive(&self) {
+        let mut state = self.state();
+        state.flaky = state.failing_reads > 0;
     }
 
     pub(crate) fn fail_flushes(&self, count: u32) {
@@ -179,10 +207,19 @@ impl Disk {
     }
 
     /// The power goes: of what was not durable each write is kept, dropped or torn.
-    pub(crate) fn power_cut(&self, rng: &mut Rng) {
+    pub(crate) fn power_cut(&self, rng: &mut Rng) -> Vec<Recent> {
         let mut state = self.state();
         state.generation += 1;
-        state.medium.power_cut(rng);
+        state.weak.clear();
+        state.medium.power_cut(rng)
+    }
+
+    /// These bytes, just written, cannot be read until the power goes again, unless they are rewritten before.
+    pub(crate) fn weaken(&self, range: Range<u64>) {
+        // A superblock that cannot be read is nobody's: its disk would have to be left out by hand.
+        if range.end <= SUPERBLOCK.start || SUPERBLOCK.end <= range.start {
+            self.state().weak.push(range);
+        }
     }
 }
 
@@ -193,12 +230,14 @@ pub(crate) fn path_of(index: usize) -> String {
 
 impl State {
     /// A write ends: reads see it; it is durable now or waits in the cache.
-    fn end_write(&mut self, mut write: Pending, durable: bool) {
-        self.bad = std::mem::take(&mut self.bad)
-            .into_iter()
-            .flat_map(|bad| [bad.start..bad.end.min(write.offset), bad.start.max(write.end())..bad.end])
-            .filter(|bad| !bad.is_empty())
-            .collect();
+    fn end_write(&mut self, mut write: Pending) {
+        for unreadable in [&mut self.bad, &mut self.weak] {
+            *unreadable = std::mem::take(unreadable)
+                .into_iter()
+                .flat_map(|bad| [bad.start..bad.end.min(write.offset), bad.start.max(write.end())..bad.end])
+                .filter(|bad| !bad.is_empty())
+                .collect();
+        }
         if self.lost_writes > 0 {
             self.lost_writes -= 1;
             return;
@@ -206,7 +245,7 @@ impl State {
         if let Some(by) = self.misdirected.take() {
             write.offset += by;
         }
-        self.medium.apply(write, durable);
+        self.medium.apply(write);
     }
 }
 
@@ -291,14 +330,18 @@ impl Handle {
         data: Option<Bytes>,
     ) -> Result<(), IoError> {
         let durable = kind == Kind::DurableWrite;
-        let begin = |state: &mut State| state.medium.begin_write(offset, length, data);
+        let world = Arc::clone(&self.disk.world);
+        let begin = |state: &mut State| {
+            state.medium.begin_write(offset..offset + length, data, durable, world.steps())
+        };
         let end = |state: &mut State, token: u64| {
             let Some(write) = state.medium.take_write(token) else { return Err(IoErrorKind::Gone) };
             if state.failing_writes > 0 {
                 state.failing_writes -= 1;
+                state.medium.fail_write(&write);
                 return Err(IoErrorKind::Other);
             }
-            state.end_write(write, durable);
+            state.end_write(write);
             Ok(())
         };
         self.run((kind, operation), offset, length, begin, end).await
@@ -340,7 +383,12 @@ impl BlockDevice for Handle {
             let end = |state: &mut State, ()| {
                 state.medium.view().read(late_from, rest);
                 let hit = |bad: &Range<u64>| bad.start < offset + length && offset < bad.end;
-                if state.bad.iter().any(hit) { Err(IoErrorKind::Medium) } else { Ok(()) }
+                if state.failing_reads > 0 {
+                    state.failing_reads -= 1;
+                    return Err(IoErrorKind::Medium);
+                }
+                let unreadable = state.bad.iter().chain(&state.weak).any(hit);
+                if unreadable { Err(IoErrorKind::Medium) } else { Ok(()) }
             };
             let result = self.run((Kind::Read, IoOperation::Read), offset, length, begin, end).await;
             match start.unsplit(buffer) {

@@ -29,7 +29,7 @@ mod violation;
 mod world;
 
 pub use model::{Place, WrongSector};
-pub use plan::{Cut, Limits, Plan, Shape, Step};
+pub use plan::{Again, Cut, Limits, Plan, Shape, Step};
 pub use report::{Stats, Totals, policy_name};
 pub use run::{Outcome, keep_panics, run};
 pub use shrink::shortest;

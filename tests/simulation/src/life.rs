@@ -17,9 +17,10 @@ use raid_core::volume::{Volume, VolumeSpec};
 use crate::client;
 use crate::disk::{SECTOR, path_of};
 use crate::manage;
-use crate::plan::Step;
+use crate::plan::{Again, Step};
 use crate::run::Sim;
 use crate::violation::Violation;
+use crate::world::When;
 
 /// Longer than this, in virtual time, nothing takes that ends at all.
 const PATIENCE: Duration = Duration::from_secs(1800);
@@ -71,13 +72,21 @@ pub(crate) fn environment() -> Environment {
 /// Live until the plan is carried out or the array cannot start. A power cut simply drops this.
 pub(crate) async fn live(sim: Rc<Sim>) -> End {
     let running = if sim.created.get() {
-        if let Some(steps) = sim.due.borrow_mut().pop_front() {
-            sim.world.arm(steps);
+        let due = sim.due.borrow_mut().pop_front();
+        if let Some(Again::Starting(changes)) = due {
+            sim.world.arm(When::Changes(changes));
         }
-        match start(&sim).await {
-            Some(running) => running,
-            None => return End::Refused,
+        let Some(running) = start(&sim).await else { return End::Refused };
+        match due {
+            Some(Again::Serving(steps)) => sim.world.arm(When::Steps(steps)),
+            Some(Again::Mended(steps)) => {
+                sim.read_back(&running).await;
+                sim.mend(&running).await;
+                sim.world.arm(When::Steps(steps));
+            }
+            _ => {}
         }
+        running
     } else {
         match make(&sim).await {
             Ok(running) => running,
@@ -102,7 +111,9 @@ pub(crate) async fn live(sim: Rc<Sim>) -> End {
             return stop(&sim, &running).await;
         }
         let what = format!("step {index} ({step:?})");
+        sim.managing.set(manage::is_command(&step));
         let managed = tokio::time::timeout(PATIENCE, manage::carry_out(&sim, &running, step)).await;
+        sim.managing.set(false);
         if managed.is_err() {
             match sim.hang(what).await {}
         }
@@ -263,7 +274,11 @@ async fn stop(sim: &Rc<Sim>, running: &Running) -> End {
     {
         sim.fail("the stop", error);
     }
-    let bytes = running.array.scratch_used_bytes();
+    let mut bytes = running.array.scratch_used_bytes() as u64;
+    // One that fails in its stop keeps what it could not put in place.
+    if stopped.is_ok() && status.state != ArrayState::Failed && !sim.plan.shape.beyond {
+        bytes += running.array.journal_used_bytes();
+    }
     if bytes > 0 {
         sim.violate(Violation::Leak { bytes });
     }
@@ -284,8 +299,7 @@ async fn finish(sim: &Rc<Sim>, running: &Running) -> End {
         sim.world.cut_now();
         std::future::pending::<()>().await;
     }
-    sim.set_pace();
-    let settled = sim.settle(running).await;
+    let settled = sim.mend(running).await;
     sim.read_back(running).await;
     sim.wait_for_room(1).await;
     let status = running.array.status().await;
@@ -354,14 +368,34 @@ impl Sim {
     }
 
     /// No disk is slower than the others.
-    pub(crate) fn set_pace(&self) {
+    fn set_pace(&self) {
         for disk in &self.disks {
             disk.set_slowness(1);
         }
     }
 
+    /// Bring every disk back, well; fill all slots; wait for that. False if something does not end.
+    pub(crate) async fn mend(self: &Rc<Self>, running: &Running) -> bool {
+        for disk in &self.disks {
+            disk.come_back();
+            disk.heal();
+        }
+        let mut settled = self.settle(running).await;
+        for pick in 0..self.plan.shape.members as u64 {
+            let status = running.array.status().await;
+            let missing = status.members.iter().any(|member| member.state == MemberState::Missing);
+            if !settled || !missing || status.state == ArrayState::Failed {
+                break;
+            }
+            manage::carry_out(self, running, Step::Add(pick)).await;
+            settled = self.settle(running).await;
+        }
+        settled
+    }
+
     /// Wait until nothing goes on in the background that would end by itself. False if something does not end.
     pub(crate) async fn settle(&self, running: &Running) -> bool {
+        self.set_pace();
         self.wait_for_room(1).await;
         let mut waited = Duration::ZERO;
         let mut calm = 0;
@@ -374,6 +408,7 @@ impl Sim {
             if status.activity.is_none() && !rebuilds && !resyncs || status.state == ArrayState::Failed {
                 calm += 1;
                 if calm == 3 {
+                    self.disks.iter().for_each(|disk| disk.forgive());
                     return true;
                 }
             } else {

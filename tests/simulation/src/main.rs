@@ -1,5 +1,6 @@
 //! `simulate`: run seeds, stop at the first broken promise, tell how to see it again.
 
+use std::io::Write as _;
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -95,13 +96,18 @@ fn main() -> ExitCode {
     let passed = if options.plants {
         all_plants(&options, &limits)
     } else if let Some(sabotage) = options.plant {
-        one_plant(&options, &limits, sabotage, options.seeds)
+        one_plant(&options, &limits, sabotage, options.seeds).is_some()
     } else if let Some(seed) = options.seed {
         one_seed(&options, &limits, seed)
     } else {
         let seeds = Seeds::run(&options, &limits, None, options.seeds);
         println!("{}", seeds.totals);
         println!("{}", seeds.rate());
+        figure(&format!(
+            "simulation: {}; {} broke a promise",
+            seeds.rate(),
+            if seeds.broken.is_some() { "one" } else { "none" }
+        ));
         seeds.broken.is_none_or(|(seed, violation)| tell(&options, &limits, seed, &violation))
     };
     if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
@@ -125,8 +131,9 @@ fn tell(options: &Options, limits: &Limits, seed: u64, violation: &Violation) ->
     let level = options.level.map(|level| format!(" --level {level}")).unwrap_or_default();
     let policy = options.policy.map(|p| format!(" --policy {}", simulation::policy_name(p)));
     let planted = options.plant.map(|planted| format!(" --plant {}", planted.name()));
+    let lies = if options.lies { " --lies" } else { "" };
     println!(
-        "again: simulate --seed {seed} --ops {ops} --crashes {crashes}{level}{}{} -v",
+        "again: simulate --seed {seed} --ops {ops} --crashes {crashes}{level}{}{}{lies} -v",
         policy.unwrap_or_default(),
         planted.unwrap_or_default()
     );
@@ -146,28 +153,46 @@ fn tell(options: &Options, limits: &Limits, seed: u64, violation: &Violation) ->
 
 fn all_plants(options: &Options, limits: &Limits) -> bool {
     let plants = Sabotage::ALL.into_iter().filter(|sabotage| limits.journal || !sabotage.is_of_the_journal());
-    let mut missed = 0;
+    let (mut found, mut tried, mut latest) = (0, 0, 0);
     for sabotage in plants {
         let options = Options { no_shrink: true, ..options.clone() };
-        missed += u32::from(!one_plant(&options, limits, sabotage, PLANT_SEEDS));
+        tried += 1;
+        if let Some(seeds) = one_plant(&options, limits, sabotage, PLANT_SEEDS) {
+            found += 1;
+            latest = latest.max(seeds);
+        }
     }
-    missed == 0
+    figure(&format!("simulation: {found} of {tried} planted mistakes found, each within {latest} seeds"));
+    found == tried
 }
 
-/// True if it is found.
-fn one_plant(options: &Options, limits: &Limits, sabotage: Sabotage, seeds: u64) -> bool {
+/// Have `scripts/test` show this at its end.
+fn figure(text: &str) {
+    let Some(path) = std::env::var_os("LABSAN_TEST_REPORT") else { return };
+    let report = std::fs::OpenOptions::new().append(true).create(true).open(path);
+    if let Err(error) = report.and_then(|mut report| writeln!(report, "figure: {text}")) {
+        println!("the figure is not in the report: {error}");
+    }
+}
+
+/// After how many seeds it is found, if it is.
+fn one_plant(options: &Options, limits: &Limits, sabotage: Sabotage, seeds: u64) -> Option<u64> {
     let runs = Seeds::run(options, limits, Some(sabotage), seeds);
     let name = sabotage.name();
     let Some((seed, violation)) = &runs.broken else {
         println!("{name}: NOT FOUND in {seeds} seeds");
-        return false;
+        return None;
     };
+    if let Some(genuine) = run(&Plan::draw(*seed, limits), false).violation {
+        println!("{name}: seed {seed} breaks a promise without it, too: {genuine}");
+        return None;
+    }
     println!("{name}: found by seed {seed}, after {} seeds: {violation}", runs.runs);
     if !options.no_shrink {
         plant(Some(sabotage));
         tell(options, limits, *seed, violation);
     }
-    true
+    Some(runs.runs)
 }
 
 /// Many seeds, several at a time, until one breaks a promise.

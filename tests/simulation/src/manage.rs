@@ -17,6 +17,7 @@ use crate::disk::SECTOR;
 use crate::life::{Running, disk_of, path};
 use crate::plan::{Cut, Step};
 use crate::run::Sim;
+use crate::world::When;
 
 /// The bitmap forgets what was idle for a whole sweep: longer than two of them.
 const SWEPT: Duration = Duration::from_secs(12);
@@ -24,12 +25,16 @@ const SWEPT: Duration = Duration::from_secs(12);
 /// More steps than a run has.
 const NEVER: u64 = u64::MAX / 2;
 
+/// An administrator has the array do something that takes a while.
+pub(crate) fn is_command(step: &Step) -> bool {
+    matches!(step, Step::Fail(_) | Step::Remove(_) | Step::Add(_))
+}
+
 /// Carry out a step that is not a client's.
 pub(crate) async fn carry_out(sim: &Rc<Sim>, running: &Running, step: Step) {
     match step {
         Step::Pause(ms) => tokio::time::sleep(Duration::from_millis(ms)).await,
         Step::Settle => {
-            sim.set_pace();
             let _ = sim.settle(running).await;
         }
         Step::Cut(cut) => prepare_cut(sim, running, cut).await,
@@ -60,6 +65,7 @@ impl Scene<'_> {
                 self.fault(pick, |disk| disk.fail_writes(count));
             }
             Step::FailFlush(pick) => self.fault(pick, |disk| disk.fail_flushes(1)),
+            Step::FailReads(pick, count) => self.fail_reads(pick, count),
             Step::LoseWrite(pick) => self.fault(pick, |disk| disk.lose_writes(1)),
             Step::Misdirect(pick, sectors) => {
                 self.fault(pick, |disk| disk.misdirect_write(sectors * SECTOR));
@@ -117,6 +123,13 @@ impl Scene<'_> {
             self.suspect(disk);
             hit(&self.sim.disks[disk]);
             self.sim.stats.borrow_mut().write_faults += 1;
+        }
+    }
+
+    fn fail_reads(&self, pick: u64, count: u32) {
+        if let Some(disk) = self.victim(pick) {
+            self.sim.disks[disk].fail_reads(count);
+            self.sim.stats.borrow_mut().read_faults += 1;
         }
     }
 
@@ -252,7 +265,6 @@ async fn prepare_cut(sim: &Rc<Sim>, running: &Running, mut cut: Cut) {
                 return;
             }
         } else if impaired || cut.lose > 0 {
-            sim.set_pace();
             let _ = sim.settle(running).await;
             tokio::time::sleep(SWEPT).await;
             *sim.cut.borrow_mut() = Some(cut);
@@ -263,9 +275,9 @@ async fn prepare_cut(sim: &Rc<Sim>, running: &Running, mut cut: Cut) {
     let after_ms = cut.after_ms;
     *sim.cut.borrow_mut() = Some(cut);
     if after_ms == 0 {
-        return sim.world.arm(after);
+        return sim.world.arm(When::Changes(after));
     }
-    sim.world.arm(NEVER);
+    sim.world.arm(When::Steps(NEVER));
     let sim = Rc::clone(sim);
     tokio::task::spawn_local(async move {
         tokio::time::sleep(Duration::from_millis(after_ms)).await;

@@ -7,7 +7,7 @@
 //! Assumptions about the medium: a sector of 512 bytes is written wholly or not at all; what a flush or a durable
 //! write covered stays.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -18,11 +18,16 @@ use crate::pages::{PAGE, Page, Pages, pieces};
 use crate::rng::Rng;
 
 /// A write that is not durable yet; no data means zeros.
+#[derive(Clone)]
 pub(crate) struct Pending {
     token: u64,
     pub(crate) offset: u64,
     length: u64,
     data: Option<Bytes>,
+    /// It is to be durable when it ends.
+    durable: bool,
+    /// At which step of all disks it began.
+    began: u64,
     /// When it began (in flight) or ended (cached), in the disk's own count.
     order: u64,
 }
@@ -33,8 +38,23 @@ pub(crate) struct Medium {
     base: HashMap<usize, Option<Arc<Page>>>,
     cached: Vec<Pending>,
     in_flight: Vec<Pending>,
+    /// The last durable writes that ended.
+    recent: VecDeque<Recent>,
     order: u64,
 }
+
+/// A durable write that had just ended, or was under way, when the power went.
+#[derive(Clone)]
+pub(crate) struct Recent {
+    pub(crate) range: Range<u64>,
+    /// At which step of all disks it began.
+    pub(crate) began: u64,
+    /// All of it is there.
+    pub(crate) kept: bool,
+}
+
+/// So many durable writes that ended are remembered.
+const RECENT: usize = 4;
 
 impl Pending {
     fn apply_part(&self, to: &mut Pages, start: u64, length: u64) {
@@ -61,6 +81,8 @@ impl Pending {
                     .data
                     .as_ref()
                     .map(|data| data.slice((from - self.offset) as usize..(to - self.offset) as usize)),
+                durable: self.durable,
+                began: self.began,
                 order: self.order,
             })
             .collect()
@@ -75,6 +97,7 @@ impl Medium {
             base: HashMap::new(),
             cached: Vec::new(),
             in_flight: Vec::new(),
+            recent: VecDeque::new(),
             order: 0,
         }
     }
@@ -95,9 +118,16 @@ impl Medium {
     }
 
     /// A write begins. From now on a power cut may leave it.
-    pub(crate) fn begin_write(&mut self, offset: u64, length: u64, data: Option<Bytes>) -> u64 {
+    pub(crate) fn begin_write(
+        &mut self,
+        range: Range<u64>,
+        data: Option<Bytes>,
+        durable: bool,
+        began: u64,
+    ) -> u64 {
         let order = self.next_order();
-        self.in_flight.push(Pending { token: order, offset, length, data, order });
+        let (offset, length) = (range.start, range.end - range.start);
+        self.in_flight.push(Pending { token: order, offset, length, data, durable, began, order });
         order
     }
 
@@ -105,6 +135,22 @@ impl Medium {
     pub(crate) fn take_write(&mut self, token: u64) -> Option<Pending> {
         let at = self.in_flight.iter().position(|write| write.token == token)?;
         Some(self.in_flight.swap_remove(at))
+    }
+
+    /// The write fails: nothing of it was done, or every other sector, or all; nobody may count on any of them.
+    pub(crate) fn fail_write(&mut self, write: &Pending) {
+        let sectors = write.length / SECTOR;
+        let step = match write.token % 3 {
+            0 => return,
+            1 => 2,
+            _ => 1,
+        };
+        for sector in (0..sectors).step_by(step) {
+            let offset = write.offset + sector * SECTOR;
+            let start = (sector * SECTOR) as usize;
+            let data = write.data.as_ref().map(|data| data.slice(start..start + SECTOR as usize));
+            self.apply(Pending { offset, length: SECTOR, data, durable: false, ..write.clone() });
+        }
     }
 
     fn next_order(&mut self) -> u64 {
@@ -126,10 +172,12 @@ impl Medium {
     }
 
     /// A write has ended: reads see it; it is durable now or waits in the cache.
-    pub(crate) fn apply(&mut self, mut write: Pending, durable: bool) {
+    pub(crate) fn apply(&mut self, mut write: Pending) {
         write.order = self.next_order();
-        if durable {
+        if write.durable {
             let range = write.offset..write.end();
+            self.recent.truncate(RECENT - 1);
+            self.recent.push_front(Recent { range: range.clone(), began: write.began, kept: true });
             if !self.base.is_empty() {
                 self.apply_to_base(&write);
                 self.cached = std::mem::take(&mut self.cached)
@@ -164,11 +212,14 @@ impl Medium {
         }
     }
 
-    /// The power goes: of what was not durable each write is kept, dropped or torn.
-    pub(crate) fn power_cut(&mut self, rng: &mut Rng) {
+    /// The power goes: of what was not durable each write is kept, dropped or torn. Tells what became of the latest
+    /// that were, or were to be, durable.
+    pub(crate) fn power_cut(&mut self, rng: &mut Rng) -> Vec<Recent> {
         for (index, page) in self.base.drain() {
             self.view.set(index, page);
         }
+        let mut left: Vec<Recent> = self.recent.drain(..).collect();
+        let under_way: Vec<u64> = self.in_flight.iter().map(|write| write.token).collect();
         let mut pending = std::mem::take(&mut self.cached);
         for late in self.in_flight.drain(..) {
             // Not before what had ended when it began; anywhere after that.
@@ -181,15 +232,22 @@ impl Medium {
         }
         let kept_percent = rng.pick(&[0, 15, 50, 85, 100]);
         for write in pending {
-            if rng.chance(20) {
+            let torn = rng.chance(20);
+            let kept = torn || rng.chance(kept_percent);
+            if torn {
                 for sector in 0..write.length / SECTOR {
                     if rng.chance(50) {
                         write.apply_part(&mut self.view, sector * SECTOR, SECTOR);
                     }
                 }
-            } else if rng.chance(kept_percent) {
+            } else if kept {
                 write.apply_part(&mut self.view, 0, write.length);
             }
+            if write.durable && under_way.contains(&write.token) {
+                let range = write.offset..write.end();
+                left.push(Recent { range, began: write.began, kept: kept && !torn });
+            }
         }
+        left
     }
 }

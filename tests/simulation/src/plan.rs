@@ -83,6 +83,8 @@ pub enum Step {
     FailWrites(u64, u32),
     /// The next flush of a member fails.
     FailFlush(u64),
+    /// The next reads of a member fail, and would not a moment later.
+    FailReads(u64, u32),
     /// A member acknowledges a write and forgets it.
     LoseWrite(u64),
     /// A member's next write lands so many sectors from where it belongs.
@@ -100,7 +102,7 @@ pub enum Step {
 /// A power cut.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cut {
-    /// After so many steps of the disks.
+    /// After so many steps of the disks that are not reads.
     pub after: u64,
     /// Or after so many milliseconds, if it is not 0.
     pub after_ms: u64,
@@ -110,10 +112,21 @@ pub struct Cut {
     pub give_back: bool,
     /// Where the write hole is open: cut although it is.
     pub careless: bool,
-    /// Further cuts, each so many steps after the start that follows.
-    pub again: Vec<u64>,
+    /// Further cuts, each in the life after the one before.
+    pub again: Vec<Again>,
     /// The first start is tried with too few members.
     pub starve: bool,
+}
+
+/// A power cut that follows another, without anything done about the first one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Again {
+    /// So many steps that are not reads after the start began: in the recovery.
+    Starting(u64),
+    /// So many steps of any kind after clients were served.
+    Serving(u64),
+    /// So many steps after all was read back and mended, with nothing written meanwhile.
+    Mended(u64),
 }
 
 /// A run.
@@ -243,6 +256,7 @@ struct Mood {
     read_percent: u64,
     durable_percent: u64,
     flush_percent: u64,
+    zero_percent: u64,
     longest: u64,
 }
 
@@ -262,8 +276,18 @@ impl Drawer<'_> {
         let mut cuts = cuts.into_iter().peekable();
         for operation in 0..operations {
             while cuts.next_if(|&at| at <= operation).is_some() {
-                let cut = self.cut();
+                let mut cut = self.cut();
+                if self.rng.chance(25) {
+                    // The journal is empty by then: the commit that is cut short is its only one.
+                    self.steps.push(Step::Pause(2000));
+                    cut.after = self.rng.between(1, 8);
+                }
                 self.steps.push(Step::Cut(cut));
+                if self.rng.chance(25) {
+                    // What an administrator or a fault sets off is short: only so is it met.
+                    let step = self.happening();
+                    self.steps.push(step);
+                }
             }
             if self.rng.below(1000) < 30 {
                 let lie = limits.lies && self.rng.chance(10);
@@ -287,12 +311,19 @@ impl Drawer<'_> {
             _ => rng.between(1, 6000),
         };
         let again = match rng.below(10) {
-            0..6 => 0,
-            6..9 => 1,
+            0..5 => 0,
+            5..8 => 1,
             _ => 2,
         };
         let again = (0..again)
-            .map(|_| if rng.chance(60) { rng.between(1, 120) } else { rng.between(1, 4000) })
+            .map(|_| match rng.below(20) {
+                0..2 => Again::Starting(rng.between(1, 40)),
+                2..8 => Again::Starting(rng.between(20, 160)),
+                8..10 => Again::Starting(rng.between(1, 1000)),
+                10..14 => Again::Serving(rng.between(1, 200)),
+                14 => Again::Serving(rng.between(1, 4000)),
+                _ => Again::Mended(rng.between(1, 4)),
+            })
             .collect();
         Cut {
             after,
@@ -318,7 +349,8 @@ impl Drawer<'_> {
             44..58 => Step::Add(pick),
             58..66 => Step::Vanish(pick),
             66..74 => Step::Return(pick),
-            74..84 => Step::Spoil(pick, rng.next() >> 32, rng.between(1, 64)),
+            74..81 => Step::Spoil(pick, rng.next() >> 32, rng.between(1, 64)),
+            81..84 => Step::FailReads(pick, rng.between(1, 4) as u32),
             84..88 => Step::FailWrites(pick, rng.between(1, 3) as u32),
             88..90 => Step::FailFlush(pick),
             90..97 => Step::Slow(pick, rng.pick(&[1, 1, 5, 50, 500])),
@@ -350,10 +382,10 @@ impl Drawer<'_> {
             return Step::Read(place);
         }
         let durable = self.rng.chance(durable_percent);
-        match self.rng.below(40) {
-            0 => Step::Discard(place),
-            1..3 => Step::Zero(place, durable),
-            _ => Step::Write(place, durable),
+        match (self.rng.chance(self.mood.zero_percent), self.rng.chance(33)) {
+            (true, true) => Step::Discard(place),
+            (true, false) => Step::Zero(place, durable),
+            (false, _) => Step::Write(place, durable),
         }
     }
 
@@ -371,6 +403,7 @@ impl Drawer<'_> {
             read_percent: rng.pick(&[5, 20, 40, 80]),
             durable_percent: rng.pick(&[0, 10, 50, 100]),
             flush_percent: rng.pick(&[0, 1, 4, 15]),
+            zero_percent: rng.pick(&[0, 3, 3, 10, 40]),
             longest: rng.pick(&[1, 8, 16, 64, 128, stripe, 3 * stripe]).min(1024),
         }
     }

@@ -50,6 +50,8 @@ stats! {
     cuts_in_rebuild,
     /// While it resynced.
     cuts_in_resync,
+    /// While a member was failed, removed or added by command.
+    cuts_in_command,
     /// While a member was missing, with nothing to rebuild it on.
     cuts_degraded,
     /// Clean stops.
@@ -58,12 +60,16 @@ stats! {
     rest_checks,
     /// Members that did not come back after a power cut.
     lost_at_cut,
+    /// Members that could not read at the next start what they were writing.
+    weak_at_cut,
     /// Members that went away while the array ran.
     vanished,
     /// Disks that came back.
     returned,
     /// Ranges made unreadable.
     spoilt,
+    /// Reads made to fail that would not later.
+    read_faults,
     /// Writes and flushes made to fail.
     write_faults,
     /// Members failed by command.

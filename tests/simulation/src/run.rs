@@ -5,14 +5,15 @@ use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use raid_core::array::{ActivityKind, Array, ArrayStatus, MemberState};
+use raid_core::array::{ActivityKind, Array, ArrayStatus, MemberState, Policy};
 use raid_core::geometry::{Geometry, MemberIndex, MemberSet};
 
 use crate::check;
 use crate::disk::Disk;
 use crate::life::{self, End};
+use crate::medium::Recent;
 use crate::model::Model;
-use crate::plan::{Cut, Plan};
+use crate::plan::{Again, Cut, Plan};
 use crate::report::Stats;
 use crate::violation::Violation;
 use crate::world::World;
@@ -53,7 +54,11 @@ pub(crate) struct Sim {
     /// What else is to happen when the power goes.
     pub(crate) cut: RefCell<Option<Cut>>,
     /// Cuts that wait for the next starts.
-    pub(crate) due: RefCell<VecDeque<u64>>,
+    pub(crate) due: RefCell<VecDeque<Again>>,
+    /// An administrator's command is being carried out.
+    pub(crate) managing: Cell<bool>,
+    /// Disks that alone have the commit that was under way at the last power cut.
+    pub(crate) witnesses: RefCell<Vec<usize>>,
     pub(crate) starve: Cell<bool>,
 }
 
@@ -135,6 +140,8 @@ impl Sim {
             in_sync: RefCell::default(),
             cut: RefCell::default(),
             due: RefCell::default(),
+            managing: Cell::new(false),
+            witnesses: RefCell::default(),
             starve: Cell::new(false),
         }
     }
@@ -159,6 +166,7 @@ impl Sim {
         let tasks = tokio::task::LocalSet::new();
         self.outstanding.set(0);
         self.stopping.set(false);
+        self.managing.set(false);
         let (end, now_ms) = tasks.block_on(&runtime, async {
             self.world.power_on();
             let end = tokio::select! {
@@ -216,17 +224,23 @@ impl Sim {
         }
         self.count_cut(status);
         self.model.borrow_mut().power_cut();
-        self.cut_disks();
+        let knowing = self.witnesses.take();
+        let left = self.cut_disks();
+        *self.witnesses.borrow_mut() = self.find_witnesses(&left);
+        self.weaken(&left);
         if let Some(cut) = cut {
-            self.lose(cut.lose);
+            self.lose(cut.lose, &knowing);
             self.give_back(&cut);
             self.due.borrow_mut().extend(&cut.again);
+            if cut.again.is_empty() && !self.witnesses.borrow().is_empty() {
+                // What the next start makes of a lone copy matters only if it is cut short.
+                let changes = self.world.random(|rng| rng.between(20, 160));
+                self.due.borrow_mut().push_back(Again::Starting(changes));
+            }
             self.starve.set(cut.starve);
-        } else if !(shape.level.has_parity() && (shape.has_hole() || shape.used_disks))
-            && self.world.random(|rng| rng.chance(40))
-        {
+        } else if self.may_lose_more() && self.world.random(|rng| rng.chance(65)) {
             // What the last start read, and showed, may have been on one member alone.
-            self.lose(1);
+            self.lose(1, &knowing);
         }
         if !shape.beyond {
             for disk in &self.disks {
@@ -250,6 +264,7 @@ impl Sim {
         match status {
             None => stats.cuts_in_start += 1,
             Some(_) if self.stopping.get() => stats.cuts_in_stop += 1,
+            Some(_) if self.managing.get() => stats.cuts_in_command += 1,
             Some(status) => match status.activity.as_ref().map(|activity| activity.kind) {
                 Some(ActivityKind::Rebuild) => stats.cuts_in_rebuild += 1,
                 Some(ActivityKind::Resync | ActivityKind::InitialSync) => stats.cuts_in_resync += 1,
@@ -261,20 +276,79 @@ impl Sim {
         }
     }
 
-    pub(crate) fn cut_disks(&self) {
-        for disk in &self.disks {
-            self.world.random(|rng| disk.power_cut(rng));
+    /// A power cut may take a member as well whenever it comes: what is in sync is known.
+    fn may_lose_more(&self) -> bool {
+        let shape = &self.plan.shape;
+        !(shape.level.has_parity() && (shape.has_hole() || shape.used_disks))
+    }
+
+    /// The power goes for all disks.
+    pub(crate) fn cut_disks(&self) -> Vec<Vec<Recent>> {
+        self.disks.iter().map(|disk| self.world.random(|rng| disk.power_cut(rng))).collect()
+    }
+
+    /// A member whose loss the array bears now; its disk.
+    fn expendable(&self, slot: usize) -> Option<usize> {
+        let in_sync = self.in_sync.borrow().clone();
+        let disk = in_sync.get(slot).copied().flatten()?;
+        let mut impaired = self.impaired(&in_sync);
+        impaired.insert(MemberIndex(slot as u16));
+        (self.plan.shape.beyond || self.geometry.tolerates(&impaired)).then_some(disk)
+    }
+
+    /// A slot whose disk is one of these, where that can be; else any.
+    fn slot_among(&self, disks: &[usize]) -> usize {
+        let wanted = self.world.random(|rng| match disks {
+            [] => None,
+            _ if rng.chance(25) => None,
+            _ => Some(rng.pick(disks)),
+        });
+        let in_sync = self.in_sync.borrow();
+        let slot = wanted.and_then(|wanted| in_sync.iter().position(|&disk| disk == Some(wanted)));
+        slot.unwrap_or_else(|| self.world.random(|rng| rng.below(in_sync.len() as u64)) as usize)
+    }
+
+    /// Disks with the newest commit, if there are not as many as an acknowledged one has. Its copies begin together.
+    fn find_witnesses(&self, left: &[Vec<Recent>]) -> Vec<usize> {
+        let shape = &self.plan.shape;
+        let Some(layout) = shape.layout().filter(|_| shape.policy == Policy::Journal) else {
+            return Vec::new();
+        };
+        let ring = layout.journal.offset..layout.journal.offset + layout.journal.len;
+        let commits = |disk: &Vec<Recent>| {
+            disk.iter().filter(|write| ring.contains(&write.range.start)).cloned().collect()
+        };
+        let commits: Vec<Vec<Recent>> = left.iter().map(commits).collect();
+        let Some(newest) = commits.iter().flatten().map(|write| write.began).max() else { return Vec::new() };
+        let copies_it = |write: &Recent| write.kept && write.began + shape.members as u64 > newest;
+        let holders: Vec<usize> =
+            (0..left.len()).filter(|&disk| commits[disk].iter().any(copies_it)).collect();
+        if holders.len() > usize::from(self.geometry.tolerated_losses()) { Vec::new() } else { holders }
+    }
+
+    /// Now and then a member cannot read at the next start what it was writing, and can at the one after.
+    fn weaken(&self, left: &[Vec<Recent>]) {
+        if !self.may_lose_more() || self.world.random(|rng| !rng.chance(40)) {
+            return;
+        }
+        let slot = self.slot_among(&self.witnesses.borrow());
+        let Some(disk) = self.expendable(slot) else { return };
+        for write in left[disk].iter().filter(|write| write.kept) {
+            self.disks[disk].weaken(write.range.clone());
+        }
+        self.suspects.borrow_mut().insert(disk);
+        self.stats.borrow_mut().weak_at_cut += 1;
+        if self.world.random(|rng| rng.chance(50)) {
+            // What it hid comes to light again before anything was written that could hide it for good.
+            self.due.borrow_mut().push_back(Again::Mended(1));
         }
     }
 
-    fn lose(&self, count: u64) {
-        let in_sync = self.in_sync.borrow().clone();
+    /// Disks do not come back with the power: preferably those that alone knew what the life that has just ended may have
+    /// shown.
+    fn lose(&self, count: u64, knowing: &[usize]) {
         for _ in 0..count {
-            let slot = self.world.random(|rng| rng.below(in_sync.len() as u64)) as usize;
-            let Some(disk) = in_sync[slot] else { continue };
-            let mut impaired = self.impaired(&in_sync);
-            impaired.insert(MemberIndex(slot as u16));
-            if self.plan.shape.beyond || self.geometry.tolerates(&impaired) {
+            if let Some(disk) = self.expendable(self.slot_among(knowing)) {
                 self.world.random(|rng| self.disks[disk].vanish(rng));
                 self.suspects.borrow_mut().insert(disk);
                 self.stats.borrow_mut().lost_at_cut += 1;
@@ -320,6 +394,10 @@ impl Sim {
             model.power_cut();
         }
         self.cut_disks();
+        if !self.plan.shape.beyond {
+            // A superblock that cannot be read refuses the start: people try again, or leave the disk out.
+            self.disks.iter().for_each(|disk| disk.calm());
+        }
         if clean && optimal {
             self.check_at_rest();
         }

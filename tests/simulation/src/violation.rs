@@ -59,10 +59,10 @@ pub enum Violation {
     #[error("at rest: {0}")]
     AtRest(String),
     /// Memory is still in use though nothing is under way.
-    #[error("{bytes} bytes of scratch memory are still in use after the stop")]
+    #[error("{bytes} bytes of the array's memory are still in use after the stop")]
     Leak {
         /// How much.
-        bytes: usize,
+        bytes: u64,
     },
 }
 

@@ -34,12 +34,22 @@ pub(crate) struct Event {
 /// No operation takes longer.
 const SLOWEST_MS: u64 = 5_000;
 
+/// When the power is to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum When {
+    /// After so many steps.
+    Steps(u64),
+    /// After so many steps that can leave something behind: reads are not counted.
+    Changes(u64),
+}
+
 struct State {
     rng: Rng,
     powered: bool,
     steps: u64,
+    changes: u64,
     writes: u64,
-    cut_at: Option<u64>,
+    cut_at: Option<When>,
     hash: u64,
     /// Longest latency, ms; 0 for a world where nothing takes time.
     latency_ms: u64,
@@ -60,6 +70,7 @@ impl World {
             rng: Rng::new(seed, 1),
             powered: true,
             steps: 0,
+            changes: 0,
             writes: 0,
             cut_at: None,
             hash: seed,
@@ -98,10 +109,13 @@ impl World {
         now_ms(&state)
     }
 
-    /// Cut the power `steps` steps from now.
-    pub(crate) fn arm(&self, steps: u64) {
+    /// Cut the power so many steps from now.
+    pub(crate) fn arm(&self, when: When) {
         let mut state = self.state();
-        state.cut_at = Some(state.steps + steps.max(1));
+        state.cut_at = Some(match when {
+            When::Steps(steps) => When::Steps(state.steps + steps.max(1)),
+            When::Changes(changes) => When::Changes(state.changes + changes.max(1)),
+        });
     }
 
     pub(crate) fn is_armed(&self) -> bool {
@@ -129,6 +143,7 @@ impl World {
         }
         let now = now_ms(&state);
         state.steps += 1;
+        state.changes += u64::from(event.kind != Kind::Read);
         state.writes += u64::from(!event.ends && event.kind != Kind::Read);
         let word = (event.kind as u64) << 1 | u64::from(event.ends) | (event.disk as u64) << 8 | now << 16;
         for value in [word, event.offset, event.length] {
@@ -142,7 +157,12 @@ impl World {
                 state.steps
             );
         }
-        if state.cut_at.is_some_and(|at| state.steps >= at) {
+        let is_due = match state.cut_at {
+            Some(When::Steps(at)) => state.steps >= at,
+            Some(When::Changes(at)) => state.changes >= at,
+            None => false,
+        };
+        if is_due {
             state.powered = false;
             self.cut.notify_one();
             return false;

@@ -177,6 +177,11 @@ impl Journal {
     pub(super) fn used_bytes(&self) -> u64 {
         self.memory.used_bytes() as u64
     }
+
+    /// Bytes of records on their way.
+    pub(super) fn records_used_bytes(&self) -> u64 {
+        self.records.used_bytes() as u64
+    }
 }
 
 /// A number that no other start of any array has.
