@@ -45,6 +45,9 @@ struct Options {
     /// Have the engine make every mistake in turn; fail unless each is found within 500 seeds.
     #[arg(long)]
     plants: bool,
+    /// With --plants: leave this one out. May be given more than once.
+    #[arg(long, value_parser = parse_sabotage)]
+    except: Vec<Sabotage>,
     /// Let disks lie too (rot, lost and misdirected writes), from which the engine does not protect yet.
     #[arg(long)]
     lies: bool,
@@ -153,6 +156,7 @@ fn tell(options: &Options, limits: &Limits, seed: u64, violation: &Violation) ->
 
 fn all_plants(options: &Options, limits: &Limits) -> bool {
     let plants = Sabotage::ALL.into_iter().filter(|sabotage| limits.journal || !sabotage.is_of_the_journal());
+    let plants = plants.filter(|sabotage| !options.except.contains(sabotage));
     let (mut found, mut tried, mut latest) = (0, 0, 0);
     for sabotage in plants {
         let options = Options { no_shrink: true, ..options.clone() };
