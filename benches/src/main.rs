@@ -9,6 +9,7 @@
 //! random writes, and the time from its start until it serves again is told: a journal as full as it gets is recovered.
 
 mod clients;
+mod engine;
 mod recovery;
 mod table;
 mod targets;
@@ -61,6 +62,16 @@ enum Peer {
     Tgt,
 }
 
+impl Options {
+    fn is_wanted(&self, name: &str) -> bool {
+        self.workload.as_ref().is_none_or(|part| name.contains(part))
+    }
+
+    fn duration(&self) -> Duration {
+        Duration::from_secs_f64(self.seconds)
+    }
+}
+
 fn main() -> Result<()> {
     let mut options = Options::parse();
     if options.quick {
@@ -70,14 +81,22 @@ fn main() -> Result<()> {
     for tool in if options.policies { &tools[1..2] } else { &tools[..] } {
         system_tests::tools::need(tool)?;
     }
+    if options.policies && options.is_wanted(engine::NAME) {
+        println!("{}", engine::compare(&dir_of(&options), &options)?);
+    }
+    let workloads: Vec<Workload> =
+        clients::WORKLOADS.into_iter().filter(|w| is_wanted(&options, w)).collect();
+    if workloads.is_empty() {
+        return Ok(());
+    }
     let targets = start_targets(&options)?;
     let clients = clients_for(&options, &targets)?;
-    let rows = measure_all(&options, &targets, &clients)?;
+    let rows = measure_all(&options, &workloads, &targets, &clients)?;
     drop(targets);
     if options.policies {
         eprintln!("recovery");
         let dir = dir_of(&options);
-        eprintln!("{}", recovery::measure(&dir, options.lun_mib << 20, options.quick)?);
+        println!("{}", recovery::measure(&dir, options.lun_mib << 20, options.quick)?);
     }
     if options.json {
         println!("{}", serde_json::to_string_pretty(&table::document(&rows))?);
@@ -118,7 +137,7 @@ fn clients_for(options: &Options, targets: &[Box<dyn Target>]) -> Result<Vec<Cli
         eprintln!("filling {}", target.name());
         let lun = target.lun();
         let span_bytes = lun.span_bytes()?;
-        let client = Client { lun, span_bytes, duration: Duration::from_secs_f64(options.seconds) };
+        let client = Client { lun, span_bytes, duration: options.duration() };
         client.fill()?;
         Ok(client)
     };
@@ -136,13 +155,19 @@ fn build_labsan() -> Result<()> {
     Ok(())
 }
 
-fn measure_all(options: &Options, targets: &[Box<dyn Target>], clients: &[Client]) -> Result<Vec<Row>> {
-    let wanted = |w: &&Workload| {
-        let writes = !options.policies || w.direction == clients::Direction::Write;
-        writes && options.workload.as_ref().is_none_or(|part| w.name.contains(part))
-    };
+fn is_wanted(options: &Options, workload: &Workload) -> bool {
+    let writes = !options.policies || workload.direction == clients::Direction::Write;
+    writes && options.is_wanted(workload.name)
+}
+
+fn measure_all(
+    options: &Options,
+    workloads: &[Workload],
+    targets: &[Box<dyn Target>],
+    clients: &[Client],
+) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
-    for workload in clients::WORKLOADS.iter().filter(wanted) {
+    for workload in workloads {
         eprintln!("{}", workload.name);
         let mut rounds = vec![Vec::new(); targets.len()];
         for _ in 0..options.rounds.max(1) {

@@ -17,9 +17,9 @@ const DEMO_IQN: &str = "iqn.2026-11.org.labsan:demo";
 const DATA_DISKS: u64 = 3;
 /// Data disks where policies are compared: 4+1.
 const POLICY_DATA_DISKS: u64 = 4;
-const POLICY_DISK_BYTES: u64 = 1 << 30;
+pub(crate) const POLICY_DISK_BYTES: u64 = 1 << 30;
 /// Metadata and rounding on each of labsan's members.
-const MEMBER_OVERHEAD_BYTES: u64 = 64 << 20;
+pub(crate) const MEMBER_OVERHEAD_BYTES: u64 = 64 << 20;
 
 /// A running target with one LUN.
 pub(crate) trait Target {

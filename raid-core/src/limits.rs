@@ -72,6 +72,9 @@ pub const JOURNAL_MEMORY_BYTES: usize = 64 << 20;
 /// Stripes destaged at once: enough that they share a commit and a flush.
 pub const DESTAGE_ROUND: usize = 256;
 
+/// Rounds of destaging under way at once, where room is short: while one waits for its commit or flush, others read and write.
+pub const DESTAGE_ROUNDS: usize = 3;
+
 /// Stripes looked at to find those of a round.
 pub const DESTAGE_CANDIDATES: usize = 2 * DESTAGE_ROUND;
 
@@ -83,9 +86,6 @@ pub const DESTAGE_ATTEMPTS: usize = 50;
 
 /// How long the last requests of a device that was taken out are waited for when it is removed or added again.
 pub const HANGING_REQUEST_MS: u64 = 5_000;
-
-/// Pieces of one stripe from which on its columns are read as a whole, rather than one by one.
-pub const DESTAGE_MANY_PIECES: usize = 3;
 
 /// How long clients must be quiet before destaging begins without need.
 pub const DESTAGE_LINGER_MS: u64 = 200;

@@ -233,13 +233,6 @@ impl Overlay {
             .min(chunk_bytes.into())
     }
 
-    /// How many pieces wait to be put in place.
-    pub(crate) fn pieces(&self, stripe: u64) -> usize {
-        let shard = self.shard(stripe);
-        let Some(state) = shard.get(&stripe) else { return 0 };
-        state.frozen.as_ref().map_or(&state.pending, |frozen| &frozen.pieces).iter().count()
-    }
-
     /// The oldest commit with data of the stripe that is not in place.
     pub(crate) fn oldest(&self, stripe: u64) -> Option<u64> {
         let shard = self.shard(stripe);

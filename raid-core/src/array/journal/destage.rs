@@ -10,12 +10,15 @@
 //! A crash before 3 leaves the stripe as it was, and its data in the ring. After 3 all of it is in the ring, and is put in
 //! place again: a missing member costs nothing.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use block_io::{Durability, IoError, IoErrorKind, IoOperation};
+use futures_util::StreamExt;
 use futures_util::future::join_all;
+use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
 
 use super::Journal;
@@ -28,6 +31,16 @@ use crate::journal::overlay::Frozen;
 use crate::limits;
 use crate::sabotage::{self, Sabotage};
 
+/// Memory of a round for parity and what is read for it: all rounds together leave half of it to clients.
+const ROUND_BYTES: u64 = limits::SCRATCH_BYTES / 2 / limits::DESTAGE_ROUNDS as u64;
+
+/// A round that ended.
+struct Round {
+    stripes: Vec<u64>,
+    took: Duration,
+    outcome: Result<(), IoError>,
+}
+
 /// A stripe of a round. Its guard holds it to the end.
 struct Work {
     stripe: u64,
@@ -37,30 +50,61 @@ struct Work {
 }
 
 impl Core {
-    /// Destage until the array stops.
+    /// Destage until the array stops. Under pressure several rounds are under way, so that the members have work while one of
+    /// them waits for its commit or its flush.
     pub(in crate::array) async fn destage(&self) {
         let Some(journal) = self.has_journal() else { return };
         let _turn = self.destage_turn.lock().await;
+        let linger = Duration::from_millis(limits::DESTAGE_LINGER_MS);
+        let mut rounds = FuturesUnordered::new();
+        let mut under_way = BTreeSet::new();
         let mut seen = self.gate.started();
         let mut failures = 0;
         while !(self.has_failed() || self.is_stopping() && journal.draining.load(Ordering::Acquire)) {
-            let began = Instant::now();
-            let linger = Duration::from_millis(limits::DESTAGE_LINGER_MS);
-            match self.destage_some(journal, seen).await {
-                Ok(true) => {
-                    failures = 0;
-                    self.yield_to_clients_under(journal, &mut seen, began.elapsed()).await;
-                    continue;
+            let at_once = if self.is_pressed(journal) { limits::DESTAGE_ROUNDS } else { 1 };
+            while rounds.len() < at_once {
+                let stripes = self.pick_stripes(journal, seen, &under_way);
+                if stripes.is_empty() {
+                    break;
                 }
-                Ok(false) => _ = tokio::time::timeout(linger, journal.work.notified()).await,
+                under_way.extend(&stripes);
+                rounds.push(self.timed_round(journal, stripes));
+            }
+            let Some(Round { stripes, took, outcome }) = rounds.next().await else {
+                // Nothing to put in place.
+                if let Err(error) = self.move_tail(journal).await {
+                    failures += 1;
+                    self.destage_failed(failures, &error);
+                }
+                let _ = tokio::time::timeout(linger, journal.work.notified()).await;
+                seen = self.gate.started();
+                continue;
+            };
+            stripes.iter().for_each(|stripe| _ = under_way.remove(stripe));
+            match outcome {
+                Ok(()) if rounds.is_empty() => {
+                    failures = 0;
+                    self.yield_to_clients_under(journal, &mut seen, took).await;
+                }
+                Ok(()) => failures = 0,
                 Err(error) => {
+                    // The others hold stripes: they end before this one pauses.
+                    while rounds.next().await.is_some() {}
+                    under_way.clear();
                     failures += 1;
                     self.destage_failed(failures, &error);
                     tokio::time::sleep(linger).await;
                 }
             }
-            seen = self.gate.started();
         }
+        // What was begun is not left half-done.
+        while rounds.next().await.is_some() {}
+    }
+
+    async fn timed_round(&self, journal: &Journal, stripes: Vec<u64>) -> Round {
+        let began = Instant::now();
+        let outcome = self.destage_and_free(journal, &stripes).await;
+        Round { stripes, took: began.elapsed(), outcome }
     }
 
     /// Errors may pass, but writers must not wait for room for ever.
@@ -80,33 +124,34 @@ impl Core {
         }
     }
 
-    /// One round, if there is reason for one. True if there was.
-    async fn destage_some(&self, journal: &Journal, seen: u64) -> Result<bool, IoError> {
-        let stripes = self.pick_stripes(journal, seen);
-        let found = !stripes.is_empty();
-        if found {
-            self.destage_round(journal, stripes).await?;
-        }
-        let waiting = journal.waiting.load(Ordering::Acquire) > 0;
-        let worth_it = waiting || lock(&journal.ledger).is_pressed() || !found;
-        if worth_it && lock(&journal.ledger).could_free() && !self.has_failed() {
+    /// Room is short: writers wait, or soon will.
+    fn is_pressed(&self, journal: &Journal) -> bool {
+        let half_full = journal.memory.used_bytes() > journal.memory.capacity_bytes() / 2;
+        half_full || journal.waiting.load(Ordering::Acquire) > 0 || lock(&journal.ledger).is_pressed()
+    }
+
+    /// One round, and the tail if room is short.
+    async fn destage_and_free(&self, journal: &Journal, stripes: &[u64]) -> Result<(), IoError> {
+        self.destage_round(journal, stripes).await?;
+        if self.is_pressed(journal) && !self.has_failed() {
             self.move_tail(journal).await?;
         }
-        Ok(found)
+        Ok(())
     }
 
     /// Whole stripes first; the oldest, where room is short or clients are quiet.
-    fn pick_stripes(&self, journal: &Journal, seen: u64) -> Vec<u64> {
+    fn pick_stripes(&self, journal: &Journal, seen: u64, under_way: &BTreeSet<u64>) -> Vec<u64> {
         let quiet = self.gate.started() == seen && self.gate.count() == 0;
-        let half_full = journal.memory.used_bytes() > journal.memory.capacity_bytes() / 2;
         let waiting = journal.waiting.load(Ordering::Acquire) > 0;
+        let eager = quiet || self.is_pressed(journal);
         let whole = self.geometry.unit_data_bytes();
-        let ledger = lock(&journal.ledger);
-        let eager = quiet || half_full || waiting || ledger.is_pressed();
-        let listed: Vec<u64> =
-            ledger.oldest_stripes().map(|(_, stripe)| stripe).take(limits::DESTAGE_CANDIDATES).collect();
-        drop(ledger);
-        let mut budget = limits::SCRATCH_BYTES / 2;
+        let listed: Vec<u64> = lock(&journal.ledger)
+            .oldest_stripes()
+            .map(|(_, stripe)| stripe)
+            .filter(|stripe| !under_way.contains(stripe))
+            .take(limits::DESTAGE_CANDIDATES)
+            .collect();
+        let mut budget = ROUND_BYTES;
         let cost = |stripe| self.destage_cost(journal, stripe);
         let mut picked: Vec<u64> = Vec::new();
         let is_whole = |stripe: &u64| journal.overlay.is_whole(*stripe, whole);
@@ -131,16 +176,18 @@ impl Core {
     /// Memory that a stripe's parity may need, with what is read for it.
     fn destage_cost(&self, journal: &Journal, stripe: u64) -> u64 {
         let chunk = self.geometry.chunk_bytes();
-        let few = journal.overlay.pieces(stripe) < limits::DESTAGE_MANY_PIECES && self.in_sync(stripe);
-        let columns = if few { journal.overlay.columns(stripe, chunk) } else { chunk.into() };
+        let columns = match self.columns_to_settle(stripe) {
+            Some(all) => all.len() as u64,
+            None => journal.overlay.columns(stripe, chunk),
+        };
         columns * (u64::from(self.geometry.members()) + u64::from(journal.shape.parities))
     }
 
     /// Put these stripes (ascending) in place.
-    async fn destage_round(&self, journal: &Journal, stripes: Vec<u64>) -> Result<(), IoError> {
+    async fn destage_round(&self, journal: &Journal, stripes: &[u64]) -> Result<(), IoError> {
         let mut held = Vec::with_capacity(stripes.len());
-        let mut budget = limits::SCRATCH_BYTES / 2;
-        for stripe in stripes {
+        let mut budget = ROUND_BYTES;
+        for &stripe in stripes {
             let guard = self.locks.exclusive(stripe).await;
             let Some(frozen) = journal.overlay.freeze(stripe) else { continue };
             // More may have come while others held their stripes. What is frozen and not held waits for the next round.
@@ -180,31 +227,18 @@ impl Core {
         self.put_round_in_place(journal, round).await.and(outcome)
     }
 
-    /// Whether parity is computed from all data of some columns: to make a stripe agree that is out of sync, or because
-    /// that takes fewer disk operations than many small pieces. As far as the parity's room in the ring goes.
+    /// Whether parity is computed from all data, to make a stripe agree that is out of sync: as far as there is room for that
+    /// parity in the ring.
     fn choose_columns(&self, journal: &Journal, stripe: u64, frozen: &mut Frozen) -> Option<Range<u32>> {
-        if let Some(all) = self.columns_to_settle(stripe) {
-            let more = journal.group_room(all.len()).saturating_sub(frozen.promised);
-            if lock(&journal.ledger).reserve(more) {
-                // For as long as it is frozen: the round may fail before the parity is in the ring.
-                journal.overlay.promise(stripe, more);
-                frozen.promised += more;
-                return Some(all);
-            }
+        let all = self.columns_to_settle(stripe)?;
+        let more = journal.group_room(all.len()).saturating_sub(frozen.promised);
+        if !lock(&journal.ledger).reserve(more) {
+            return None;
         }
-        let hull = self.hull(frozen);
-        let many = frozen.pieces.iter().count() >= limits::DESTAGE_MANY_PIECES;
-        Some(hull).filter(|hull| many && journal.group_room(hull.len()) <= frozen.promised)
-    }
-
-    /// The columns from the first to the last that is written.
-    fn hull(&self, frozen: &Frozen) -> Range<u32> {
-        let chunk = self.geometry.chunk_bytes();
-        let columns = frozen.pieces.iter().map(|(start, data)| {
-            let end = start % chunk + data.len() as u32;
-            if end > chunk { 0..chunk } else { start % chunk..end }
-        });
-        columns.reduce(|a, b| a.start.min(b.start)..a.end.max(b.end)).unwrap_or(0..chunk)
+        // For as long as it is frozen: the round may fail before the parity is in the ring.
+        journal.overlay.promise(stripe, more);
+        frozen.promised += more;
+        Some(all)
     }
 
     /// Compute a stripe's parity; what cannot be known any more is listed, so that what is known can be put in place.
@@ -326,7 +360,7 @@ impl Core {
                 .take(limits::DESTAGE_ROUND)
                 .collect()
         };
-        let mut budget = limits::SCRATCH_BYTES / 2;
+        let mut budget = ROUND_BYTES;
         let mut picked = Vec::new();
         for stripe in listed {
             let cost = self.destage_cost(journal, stripe);
@@ -343,7 +377,7 @@ impl Core {
             return Ok(());
         }
         picked.sort_unstable();
-        self.destage_round(journal, picked).await
+        self.destage_round(journal, &picked).await
     }
 }
 
