@@ -39,3 +39,6 @@ pub(crate) const BUSY_ATTEMPTS: u32 = 100;
 
 /// Pause between two of them.
 pub(crate) const BUSY_PAUSE: Duration = Duration::from_millis(30);
+
+/// Longest body of a request to the control API: the largest that anything sends is a few kilobytes.
+pub(crate) const MAX_REQUEST_BYTES: usize = 2 << 20;

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
-use axum::extract::{FromRequest, FromRequestParts, Path, Query, State};
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request, State};
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, patch, post, put};
 use labsan_api::VolumePath;
@@ -17,6 +18,7 @@ use labsan_api::volume::{CreateVolume, ResizeVolume};
 
 use super::on_worker;
 use crate::error::Failure;
+use crate::limits::MAX_REQUEST_BYTES;
 use crate::ops::{arrays, assembly, disks, members, status, targets, volumes};
 use crate::state::Daemon;
 
@@ -81,7 +83,21 @@ pub(super) fn router(daemon: Arc<Daemon>) -> Router {
         .route(paths::SESSIONS, get(get_sessions))
         .route(paths::SESSION, delete(drop_session))
         .fallback(async || Failure::Request("there is nothing at this path".into()).into_response())
+        .layer(middleware::from_fn(take_whole))
         .with_state(daemon)
+}
+
+/// Take in all of a request before it is answered, whether its body is wanted or not: closing a socket that still holds some of it
+/// would reset the connection, and the caller might never see the answer.
+async fn take_whole(request: Request, next: Next) -> Response {
+    let (head, body) = request.into_parts();
+    match axum::body::to_bytes(body, MAX_REQUEST_BYTES).await {
+        Ok(body) => next.run(Request::from_parts(head, body.into())).await,
+        Err(error) => Failure::Request(format!(
+            "the request's body was not received whole, or is longer than {MAX_REQUEST_BYTES} bytes: {error}"
+        ))
+        .into_response(),
+    }
 }
 
 async fn get_status(State(daemon): Here) -> Answer {
