@@ -5,13 +5,14 @@
 //! through its public API; only its disks and its clock are not real. `docs/testing.md` tells how to use the program.
 //!
 //! - `plan`: what is to happen, drawn from the seed, as a list.
-//! - `run`, `life`, `client`, `manage`: carrying it out.
+//! - `run`, `life`, `client`, `manage`, `cut`: carrying it out.
 //! - `world`, `disk`, `medium`, `pages`: power, time and disks.
 //! - `model`, `sector`, `pattern`, `check`, `violation`: what must hold.
 //! - `shrink`, `report`: what people get to see.
 
 mod check;
 mod client;
+mod cut;
 mod disk;
 mod life;
 mod manage;
@@ -29,7 +30,7 @@ mod violation;
 mod world;
 
 pub use model::{Place, WrongSector};
-pub use plan::{Again, Cut, Limits, Plan, Shape, Step};
+pub use plan::{Again, Apart, Cut, Limits, Plan, Shape, Step};
 pub use report::{Stats, Totals, policy_name};
 pub use run::{Outcome, keep_panics, run};
 pub use shrink::shortest;

@@ -17,7 +17,8 @@ use raid_core::volume::{Volume, VolumeSpec};
 use crate::client;
 use crate::disk::{SECTOR, path_of};
 use crate::manage;
-use crate::plan::{Again, Step};
+use crate::model::Place;
+use crate::plan::{Again, Apart, Step};
 use crate::run::Sim;
 use crate::violation::Violation;
 use crate::world::When;
@@ -73,12 +74,25 @@ pub(crate) fn environment() -> Environment {
 pub(crate) async fn live(sim: Rc<Sim>) -> End {
     let running = if sim.created.get() {
         let due = sim.due.borrow_mut().pop_front();
-        if let Some(Again::Starting(changes)) = due {
-            sim.world.arm(When::Changes(changes));
+        match due {
+            Some(Again::Starting(changes)) => sim.world.arm(When::Changes(changes)),
+            Some(Again::Committing) => {
+                if let Some(ring) = sim.plan.shape.region(Apart::Copies) {
+                    sim.world.arm(When::Apart(ring));
+                }
+            }
+            _ => {}
         }
         let Some(running) = start(&sim).await else { return End::Refused };
         match due {
             Some(Again::Serving(steps)) => sim.world.arm(When::Steps(steps)),
+            Some(Again::Seen) => {
+                sim.read_doubtful(&running).await;
+                sim.wait_for_room(1).await;
+                sim.stats.borrow_mut().cuts_when_seen += 1;
+                sim.world.cut_now();
+                std::future::pending::<()>().await;
+            }
             Some(Again::Mended(steps)) => {
                 sim.read_back(&running).await;
                 sim.mend(&running).await;
@@ -358,9 +372,26 @@ impl Sim {
         }
     }
 
-    /// Read everything that was ever written. The last of it may go on beside what comes next.
+    /// Read everything that was ever written, what is in doubt first. The last of it may go on beside what comes next.
     async fn read_back(self: &Rc<Self>, running: &Running) {
-        let places = self.model.borrow().touched(64 * 1024 / SECTOR);
+        let (doubtful, known) = self.touched();
+        self.read_places(running, doubtful).await;
+        self.read_places(running, known).await;
+    }
+
+    /// Read what the last power cut left in doubt.
+    async fn read_doubtful(self: &Rc<Self>, running: &Running) {
+        let (doubtful, _) = self.touched();
+        self.read_places(running, doubtful).await;
+    }
+
+    /// Everything that was ever written: what is in doubt, and what is not.
+    fn touched(&self) -> (Vec<Place>, Vec<Place>) {
+        let model = self.model.borrow();
+        model.touched(64 * 1024 / SECTOR).into_iter().partition(|place| model.is_in_doubt(*place))
+    }
+
+    async fn read_places(self: &Rc<Self>, running: &Running, places: Vec<Place>) {
         for place in places {
             self.wait_for_room(self.plan.shape.depth).await;
             client::submit(self, running, usize::MAX, Step::Read(place));

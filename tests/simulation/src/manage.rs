@@ -273,7 +273,11 @@ async fn prepare_cut(sim: &Rc<Sim>, running: &Running, mut cut: Cut) {
         }
     }
     let after_ms = cut.after_ms;
+    let apart = cut.apart.and_then(|apart| shape.region(apart));
     *sim.cut.borrow_mut() = Some(cut);
+    if let Some(region) = apart {
+        return sim.world.arm(When::Apart(region));
+    }
     if after_ms == 0 {
         return sim.world.arm(When::Changes(after));
     }

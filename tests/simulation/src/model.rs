@@ -230,6 +230,12 @@ impl Model {
         self.life += 1;
     }
 
+    /// Whether the last power cut may have left more than one thing here, and nobody has looked yet.
+    pub(crate) fn is_in_doubt(&self, place: Place) -> bool {
+        let volume = &self.volumes[place.volume];
+        self.may_be_lost(place) || volume.sectors[place.range()].iter().any(|sector| sector.left.len() > 1)
+    }
+
     /// Everything that was ever written, in pieces of at most `sectors`.
     pub(crate) fn touched(&self, sectors: u64) -> Vec<Place> {
         let mut places: Vec<Place> = Vec::new();

@@ -3,6 +3,8 @@
 //! Steps that concern disks name them by a number that is reduced to those the step can be done with when it comes:
 //! so a plan with steps left out still makes sense.
 
+use std::ops::Range;
+
 use raid_core::array::Policy;
 use raid_core::format::layout::MemberLayout;
 use raid_core::geometry::{Geometry, Level};
@@ -106,6 +108,8 @@ pub struct Cut {
     pub after: u64,
     /// Or after so many milliseconds, if it is not 0.
     pub after_ms: u64,
+    /// Or as soon as one of several durable writes that are under way together has ended: the first of them.
+    pub apart: Option<Apart>,
     /// Disks that do not come back with the power.
     pub lose: u64,
     /// Disks that went away earlier come back with it.
@@ -118,13 +122,27 @@ pub struct Cut {
     pub starve: bool,
 }
 
+/// What is to come apart at a power cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Apart {
+    /// A commit's copies in the journal.
+    Copies,
+    /// The pieces of a stripe, or the copies of a unit, in their places.
+    Places,
+}
+
 /// A power cut that follows another, without anything done about the first one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Again {
     /// So many steps that are not reads after the start began: in the recovery.
     Starting(u64),
+    /// When of the first commit after the start began one copy is there, and the others are under way: in the recovery, if it
+    /// commits anything.
+    Committing,
     /// So many steps of any kind after clients were served.
     Serving(u64),
+    /// As soon as clients were served and have read what the cut before left in doubt, with nothing written meanwhile.
+    Seen,
     /// So many steps after all was read back and mended, with nothing written meanwhile.
     Mended(u64),
 }
@@ -154,6 +172,16 @@ impl Shape {
 
     pub(crate) fn layout(&self) -> Option<MemberLayout> {
         MemberLayout::for_member(self.make.size_bytes).ok()
+    }
+
+    /// Bytes of a member where this is written.
+    pub(crate) fn region(&self, apart: Apart) -> Option<Range<u64>> {
+        let layout = self.layout()?;
+        match apart {
+            Apart::Copies if self.policy != Policy::Journal => None,
+            Apart::Copies => Some(layout.journal.offset..layout.journal.offset + layout.journal.len),
+            Apart::Places => Some(layout.data_offset..self.make.size_bytes),
+        }
     }
 
     pub(crate) fn geometry(&self) -> Option<Geometry> {
@@ -277,7 +305,7 @@ impl Drawer<'_> {
         for operation in 0..operations {
             while cuts.next_if(|&at| at <= operation).is_some() {
                 let mut cut = self.cut();
-                if self.rng.chance(25) {
+                if self.rng.chance(if cut.apart == Some(Apart::Copies) { 60 } else { 25 }) {
                     // The journal is empty by then: the commit that is cut short is its only one.
                     self.steps.push(Step::Pause(2000));
                     cut.after = self.rng.between(1, 8);
@@ -318,16 +346,23 @@ impl Drawer<'_> {
         let again = (0..again)
             .map(|_| match rng.below(20) {
                 0..2 => Again::Starting(rng.between(1, 40)),
-                2..8 => Again::Starting(rng.between(20, 160)),
+                2 => Again::Committing,
+                3..8 => Again::Starting(rng.between(20, 160)),
                 8..10 => Again::Starting(rng.between(1, 1000)),
-                10..14 => Again::Serving(rng.between(1, 200)),
-                14 => Again::Serving(rng.between(1, 4000)),
+                10..12 => Again::Serving(rng.between(1, 200)),
+                12 => Again::Serving(rng.between(1, 4000)),
+                13..16 => Again::Seen,
                 _ => Again::Mended(rng.between(1, 4)),
             })
             .collect();
         Cut {
             after,
             after_ms: if rng.chance(20) { rng.between(1, 9_000) } else { 0 },
+            apart: match rng.below(10) {
+                0..2 => Some(Apart::Copies),
+                2..4 => Some(Apart::Places),
+                _ => None,
+            },
             lose: if rng.chance(30) { rng.between(1, 2) } else { 0 },
             give_back: rng.chance(60),
             careless: rng.chance(2),

@@ -60,6 +60,14 @@ stats! {
     rest_checks,
     /// Members that did not come back after a power cut.
     lost_at_cut,
+    /// Power cuts that left a commit on fewer members than an acknowledged one has.
+    lone_commits,
+    /// Those whose only copy could not be read at the next start.
+    lone_hidden,
+    /// Power cuts in the middle of writes straight to their places.
+    half_written,
+    /// Power cuts as soon as what the one before had left in doubt was read.
+    cuts_when_seen,
     /// Members that could not read at the next start what they were writing.
     weak_at_cut,
     /// Members that went away while the array ran.

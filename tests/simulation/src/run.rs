@@ -5,13 +5,12 @@ use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use raid_core::array::{ActivityKind, Array, ArrayStatus, MemberState, Policy};
+use raid_core::array::{Array, ArrayStatus, MemberState};
 use raid_core::geometry::{Geometry, MemberIndex, MemberSet};
 
 use crate::check;
 use crate::disk::Disk;
 use crate::life::{self, End};
-use crate::medium::Recent;
 use crate::model::Model;
 use crate::plan::{Again, Cut, Plan};
 use crate::report::Stats;
@@ -57,8 +56,9 @@ pub(crate) struct Sim {
     pub(crate) due: RefCell<VecDeque<Again>>,
     /// An administrator's command is being carried out.
     pub(crate) managing: Cell<bool>,
-    /// Disks that alone have the commit that was under way at the last power cut.
-    pub(crate) witnesses: RefCell<Vec<usize>>,
+    /// Disks whose loss at the next power cut would tell most: those that alone have the commit that was under way at the last
+    /// one, and those that lack what was being written to their places.
+    pub(crate) telling: RefCell<Vec<usize>>,
     pub(crate) starve: Cell<bool>,
 }
 
@@ -141,7 +141,7 @@ impl Sim {
             cut: RefCell::default(),
             due: RefCell::default(),
             managing: Cell::new(false),
-            witnesses: RefCell::default(),
+            telling: RefCell::default(),
             starve: Cell::new(false),
         }
     }
@@ -213,174 +213,6 @@ impl Sim {
             array.abandon();
             Some(status)
         })
-    }
-
-    /// The power is gone: so are caches, and perhaps disks.
-    fn after_cut(&self, status: Option<&ArrayStatus>) {
-        let shape = &self.plan.shape;
-        let cut = self.cut.borrow_mut().take();
-        if let Some(status) = status {
-            self.see(status);
-        }
-        self.count_cut(status);
-        self.model.borrow_mut().power_cut();
-        let knowing = self.witnesses.take();
-        let left = self.cut_disks();
-        *self.witnesses.borrow_mut() = self.find_witnesses(&left);
-        self.weaken(&left);
-        if let Some(cut) = cut {
-            self.lose(cut.lose, &knowing);
-            self.give_back(&cut);
-            self.due.borrow_mut().extend(&cut.again);
-            if cut.again.is_empty() && !self.witnesses.borrow().is_empty() {
-                // What the next start makes of a lone copy matters only if it is cut short.
-                let changes = self.world.random(|rng| rng.between(20, 160));
-                self.due.borrow_mut().push_back(Again::Starting(changes));
-            }
-            self.starve.set(cut.starve);
-        } else if self.may_lose_more() && self.world.random(|rng| rng.chance(65)) {
-            // What the last start read, and showed, may have been on one member alone.
-            self.lose(1, &knowing);
-        }
-        if !shape.beyond {
-            for disk in &self.disks {
-                if shape.has_hole() { disk.heal() } else { disk.calm() }
-            }
-        }
-        self.keep_authority();
-        self.world.note(0, || {
-            let gone: Vec<usize> = (0..self.disks.len()).filter(|&disk| self.disks[disk].is_gone()).collect();
-            format!(
-                "after the power cut: gone {gone:?}, in sync when last seen {:?}, suspect {:?}",
-                self.in_sync.borrow(),
-                self.suspects.borrow()
-            )
-        });
-    }
-
-    fn count_cut(&self, status: Option<&ArrayStatus>) {
-        let mut stats = self.stats.borrow_mut();
-        stats.cuts += 1;
-        match status {
-            None => stats.cuts_in_start += 1,
-            Some(_) if self.stopping.get() => stats.cuts_in_stop += 1,
-            Some(_) if self.managing.get() => stats.cuts_in_command += 1,
-            Some(status) => match status.activity.as_ref().map(|activity| activity.kind) {
-                Some(ActivityKind::Rebuild) => stats.cuts_in_rebuild += 1,
-                Some(ActivityKind::Resync | ActivityKind::InitialSync) => stats.cuts_in_resync += 1,
-                None if status.members.iter().any(|m| m.state == MemberState::Missing) => {
-                    stats.cuts_degraded += 1;
-                }
-                None => {}
-            },
-        }
-    }
-
-    /// A power cut may take a member as well whenever it comes: what is in sync is known.
-    fn may_lose_more(&self) -> bool {
-        let shape = &self.plan.shape;
-        !(shape.level.has_parity() && (shape.has_hole() || shape.used_disks))
-    }
-
-    /// The power goes for all disks.
-    pub(crate) fn cut_disks(&self) -> Vec<Vec<Recent>> {
-        self.disks.iter().map(|disk| self.world.random(|rng| disk.power_cut(rng))).collect()
-    }
-
-    /// A member whose loss the array bears now; its disk.
-    fn expendable(&self, slot: usize) -> Option<usize> {
-        let in_sync = self.in_sync.borrow().clone();
-        let disk = in_sync.get(slot).copied().flatten()?;
-        let mut impaired = self.impaired(&in_sync);
-        impaired.insert(MemberIndex(slot as u16));
-        (self.plan.shape.beyond || self.geometry.tolerates(&impaired)).then_some(disk)
-    }
-
-    /// A slot whose disk is one of these, where that can be; else any.
-    fn slot_among(&self, disks: &[usize]) -> usize {
-        let wanted = self.world.random(|rng| match disks {
-            [] => None,
-            _ if rng.chance(25) => None,
-            _ => Some(rng.pick(disks)),
-        });
-        let in_sync = self.in_sync.borrow();
-        let slot = wanted.and_then(|wanted| in_sync.iter().position(|&disk| disk == Some(wanted)));
-        slot.unwrap_or_else(|| self.world.random(|rng| rng.below(in_sync.len() as u64)) as usize)
-    }
-
-    /// Disks with the newest commit, if there are not as many as an acknowledged one has. Its copies begin together.
-    fn find_witnesses(&self, left: &[Vec<Recent>]) -> Vec<usize> {
-        let shape = &self.plan.shape;
-        let Some(layout) = shape.layout().filter(|_| shape.policy == Policy::Journal) else {
-            return Vec::new();
-        };
-        let ring = layout.journal.offset..layout.journal.offset + layout.journal.len;
-        let commits = |disk: &Vec<Recent>| {
-            disk.iter().filter(|write| ring.contains(&write.range.start)).cloned().collect()
-        };
-        let commits: Vec<Vec<Recent>> = left.iter().map(commits).collect();
-        let Some(newest) = commits.iter().flatten().map(|write| write.began).max() else { return Vec::new() };
-        let copies_it = |write: &Recent| write.kept && write.began + shape.members as u64 > newest;
-        let holders: Vec<usize> =
-            (0..left.len()).filter(|&disk| commits[disk].iter().any(copies_it)).collect();
-        if holders.len() > usize::from(self.geometry.tolerated_losses()) { Vec::new() } else { holders }
-    }
-
-    /// Now and then a member cannot read at the next start what it was writing, and can at the one after.
-    fn weaken(&self, left: &[Vec<Recent>]) {
-        if !self.may_lose_more() || self.world.random(|rng| !rng.chance(40)) {
-            return;
-        }
-        let slot = self.slot_among(&self.witnesses.borrow());
-        let Some(disk) = self.expendable(slot) else { return };
-        for write in left[disk].iter().filter(|write| write.kept) {
-            self.disks[disk].weaken(write.range.clone());
-        }
-        self.suspects.borrow_mut().insert(disk);
-        self.stats.borrow_mut().weak_at_cut += 1;
-        if self.world.random(|rng| rng.chance(50)) {
-            // What it hid comes to light again before anything was written that could hide it for good.
-            self.due.borrow_mut().push_back(Again::Mended(1));
-        }
-    }
-
-    /// Disks do not come back with the power: preferably those that alone knew what the life that has just ended may have
-    /// shown.
-    fn lose(&self, count: u64, knowing: &[usize]) {
-        for _ in 0..count {
-            if let Some(disk) = self.expendable(self.slot_among(knowing)) {
-                self.world.random(|rng| self.disks[disk].vanish(rng));
-                self.suspects.borrow_mut().insert(disk);
-                self.stats.borrow_mut().lost_at_cut += 1;
-            }
-        }
-    }
-
-    fn give_back(&self, cut: &Cut) {
-        for disk in self.disks.iter().filter(|disk| disk.is_gone()) {
-            if cut.give_back && self.world.random(|rng| rng.chance(60)) {
-                disk.come_back();
-            }
-        }
-    }
-
-    /// Members that know who is in sync must be there: of those that were dropped alone no program can tell that they were.
-    fn keep_authority(&self) {
-        let suspects = self.suspects.borrow();
-        let in_sync: Vec<usize> = self.in_sync.borrow().iter().flatten().copied().collect();
-        let mut knowing: Vec<usize> =
-            in_sync.iter().copied().filter(|disk| !suspects.contains(disk)).collect();
-        if knowing.is_empty() {
-            for &disk in &in_sync {
-                self.disks[disk].come_back();
-            }
-            knowing = in_sync;
-        }
-        if knowing.iter().all(|&disk| self.disks[disk].is_gone())
-            && let Some(&disk) = knowing.first()
-        {
-            self.disks[disk].come_back();
-        }
     }
 
     /// After a stop a power cut loses nothing, and an array that was well is what md says it is.

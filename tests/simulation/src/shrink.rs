@@ -54,6 +54,7 @@ fn simplify(best: &mut (Plan, Violation), violation: &Violation, deadline: Insta
         let Step::Cut(cut) = best.0.steps[index].clone() else { continue };
         let simpler = [
             crate::plan::Cut { again: Vec::new(), ..cut.clone() },
+            crate::plan::Cut { apart: None, ..cut.clone() },
             crate::plan::Cut { lose: 0, ..cut.clone() },
             crate::plan::Cut { give_back: false, ..cut.clone() },
             crate::plan::Cut { starve: false, ..cut.clone() },

@@ -4,6 +4,7 @@
 //! harness's choice): from that step on no disk takes or ends anything, every operation hangs, and the harness is
 //! woken to drop the engine where it stands. So a cut hits any await between two steps of any disk.
 
+use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::time::Instant;
@@ -35,12 +36,14 @@ pub(crate) struct Event {
 const SLOWEST_MS: u64 = 5_000;
 
 /// When the power is to go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum When {
     /// After so many steps.
     Steps(u64),
     /// After so many steps that can leave something behind: reads are not counted.
     Changes(u64),
+    /// When a durable write to these bytes of a disk has ended, and another is still under way.
+    Apart(Range<u64>),
 }
 
 struct State {
@@ -50,6 +53,8 @@ struct State {
     changes: u64,
     writes: u64,
     cut_at: Option<When>,
+    /// Durable writes under way: disk and place.
+    durable: Vec<(usize, u64)>,
     hash: u64,
     /// Longest latency, ms; 0 for a world where nothing takes time.
     latency_ms: u64,
@@ -73,6 +78,7 @@ impl World {
             changes: 0,
             writes: 0,
             cut_at: None,
+            durable: Vec::new(),
             hash: seed,
             latency_ms,
             before_ms: 0,
@@ -91,6 +97,7 @@ impl World {
         let mut state = self.state();
         state.powered = true;
         state.cut_at = None;
+        state.durable.clear();
         state.since = Some(Instant::now());
     }
 
@@ -115,6 +122,7 @@ impl World {
         state.cut_at = Some(match when {
             When::Steps(steps) => When::Steps(state.steps + steps.max(1)),
             When::Changes(changes) => When::Changes(state.changes + changes.max(1)),
+            When::Apart(region) => When::Apart(region),
         });
     }
 
@@ -157,15 +165,21 @@ impl World {
                 state.steps
             );
         }
-        let is_due = match state.cut_at {
-            Some(When::Steps(at)) => state.steps >= at,
-            Some(When::Changes(at)) => state.changes >= at,
-            None => false,
+        let apart = state.tell_apart(event);
+        let is_due = match &state.cut_at {
+            Some(When::Steps(at)) => state.steps >= *at,
+            Some(When::Changes(at)) => state.changes >= *at,
+            Some(When::Apart(_)) | None => false,
         };
         if is_due {
             state.powered = false;
             self.cut.notify_one();
             return false;
+        }
+        if apart {
+            // The last thing that comes to its end.
+            state.powered = false;
+            self.cut.notify_one();
         }
         true
     }
@@ -205,6 +219,25 @@ impl World {
     /// Writes of any kind that disks have been asked for.
     pub(crate) fn writes(&self) -> u64 {
         self.state().writes
+    }
+}
+
+impl State {
+    /// Whether this is the end that a cut waits for.
+    fn tell_apart(&mut self, event: Event) -> bool {
+        if event.kind != Kind::DurableWrite {
+            return false;
+        }
+        let write = (event.disk, event.offset);
+        if !event.ends {
+            self.durable.push(write);
+            return false;
+        }
+        if let Some(at) = self.durable.iter().position(|other| *other == write) {
+            self.durable.swap_remove(at);
+        }
+        let Some(When::Apart(region)) = &self.cut_at else { return false };
+        region.contains(&event.offset) && self.durable.iter().any(|(_, offset)| region.contains(offset))
     }
 }
 

@@ -223,3 +223,5 @@ impl Journal {
 mod force_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod twice_tests;
