@@ -27,7 +27,7 @@ struct UnderWay<'a>(&'a Tracked);
 
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
-        if self.0.under_way.fetch_sub(1, Ordering::AcqRel) == 1 && self.0.taken_out.load(Ordering::Acquire) {
+        if self.0.under_way.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.0.ended.notify_waiters();
         }
     }
@@ -115,5 +115,24 @@ impl Tracked {
     pub(crate) async fn flush(&self) -> Result<(), IoError> {
         let _under_way = self.begin();
         self.device.flush().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use block_io::MemoryDevice;
+
+    /// As a spare is, which is removed while its superblock is being written.
+    #[tokio::test(start_paused = true)]
+    async fn the_end_of_the_last_request_is_told_also_where_nothing_was_taken_out() {
+        let tracked = Tracked::new(Arc::new(MemoryDevice::new("/disks/0", 1 << 20)));
+        let request = tracked.begin();
+        let ending = async {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            drop(request);
+        };
+        let (idle, ()) = tokio::join!(tracked.wait_idle(Duration::from_secs(5)), ending);
+        assert!(idle);
     }
 }
