@@ -63,6 +63,16 @@ pub enum AssembleError {
         /// Why.
         error: LabsanError,
     },
+    /// The list of lost blocks is of a newer labsan.
+    #[error("array {array}: the list of lost blocks on {member} cannot be read: {error}")]
+    Lost {
+        /// The array's name.
+        array: String,
+        /// The member.
+        member: String,
+        /// Why.
+        error: LabsanError,
+    },
     /// The configuration document could not be made current on all members.
     #[error(transparent)]
     Config(#[from] DocumentError),
@@ -94,7 +104,7 @@ pub async fn assemble(
     let array = freshest.name.bare();
     let members = build_members(&devices, &candidates, &plan, &array)?;
     let current: Vec<Arc<Member>> = plan.in_sync().filter_map(|index| members[index].clone()).collect();
-    let lost = newest_lost(&current, uuid).await?;
+    let lost = newest_lost(&current, uuid, &array).await?;
     if plan.md_ran || lost.ranges().is_empty() {
         refuse_bad_blocks(&plan, &candidates, &array)?;
     }

@@ -14,6 +14,7 @@ use block_io::{Buffer, Durability, IoError, IoErrorKind, IoOperation};
 use futures_util::future::join_all;
 use uuid::Uuid;
 
+use super::assemble::AssembleError;
 use super::core::{Core, lock};
 use super::examine::read_at;
 use super::member::Member;
@@ -232,7 +233,13 @@ impl Core {
 
 /// The newest list of lost blocks that any of them has. What counts is on all of them: one whose copies can both be read
 /// says it all, and only where there is none may something be missing.
-pub(super) async fn newest_lost(current: &[Arc<Member>], uuid: Uuid) -> Result<LostBlocks, IoError> {
+///
+/// One that a newer labsan wrote is refused: without it, what stands in for its blocks would be taken for data.
+pub(super) async fn newest_lost(
+    current: &[Arc<Member>],
+    uuid: Uuid,
+    array: &str,
+) -> Result<LostBlocks, AssembleError> {
     let mut newest = LostBlocks::default();
     let (mut whole, mut unreadable) = (false, None);
     for member in current {
@@ -246,14 +253,16 @@ pub(super) async fn newest_lost(current: &[Arc<Member>], uuid: Uuid) -> Result<L
         }
         whole |= all;
         let [a, b] = copies;
-        if let Ok((_, list)) = LostBlocks::choose(&a, &b, uuid)
-            && list.generation > newest.generation
-        {
-            newest = list;
+        match LostBlocks::choose(&a, &b, uuid) {
+            Ok((_, list)) if list.generation > newest.generation => newest = list,
+            Err(error) if error.is_newer() => {
+                return Err(AssembleError::Lost { array: array.to_owned(), member: member.label(), error });
+            }
+            Ok(_) | Err(_) => {}
         }
     }
     match unreadable {
-        Some(error) if !whole => Err(error),
+        Some(error) if !whole => Err(error.into()),
         _ => Ok(newest),
     }
 }

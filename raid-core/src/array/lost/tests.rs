@@ -8,9 +8,11 @@ use std::time::Duration;
 use block_io::{BlockDevice, Buffer, MemoryDevice};
 
 use crate::array::{
-    Array, ArrayState, AssembleOptions, CreateSpec, Environment, MemberDevice, Policy, assemble, create,
+    Array, ArrayState, AssembleError, AssembleOptions, CreateSpec, Environment, MemberDevice, Policy,
+    assemble, create,
 };
 use crate::format::badblocks;
+use crate::format::labsan::lost::LostBlocks;
 use crate::geometry::{Level, Row};
 
 const LOST: Range<u64> = 0..4096;
@@ -49,6 +51,25 @@ async fn new_array(disks: &[MemoryDevice]) -> Array {
 
 async fn start(disks: &[MemoryDevice]) -> Array {
     assemble(disks.iter().map(device).collect(), AssembleOptions::default(), &environment()).await.unwrap()
+}
+
+#[test]
+fn a_list_that_a_newer_labsan_wrote_is_not_passed_over() {
+    run(async {
+        let disks = disks(3);
+        let array = new_array(&disks).await;
+        array.core.declare_lost(std::slice::from_ref(&LOST)).await.unwrap();
+        let [_, region] = array.core.table().current().next().unwrap().layout.lost;
+        let newer = LostBlocks::newer_copy(array.uuid(), 9).unwrap();
+        array.stop().await.unwrap();
+        drop(array);
+        let at = region.offset as usize;
+        disks[1].tamper(|bytes| bytes[at..at + newer.len()].copy_from_slice(&newer));
+        let refused =
+            assemble(disks.iter().map(device).collect(), AssembleOptions { force: true }, &environment())
+                .await;
+        assert!(matches!(refused, Err(AssembleError::Lost { .. })), "{refused:?}");
+    });
 }
 
 #[test]

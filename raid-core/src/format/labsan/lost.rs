@@ -92,6 +92,12 @@ impl LostBlocks {
         KIND.seal(array_uuid, self.generation, 0, &body, LOST_BYTES as usize)
     }
 
+    /// A copy as a newer labsan may write it.
+    #[cfg(test)]
+    pub(crate) fn newer_copy(array_uuid: Uuid, generation: u64) -> Result<Vec<u8>, LabsanError> {
+        Kind { version: KIND.version + 1, ..KIND }.seal(array_uuid, generation, 0, &[], LOST_BYTES as usize)
+    }
+
     /// Check and read one copy.
     pub fn parse(bytes: &[u8], array_uuid: Uuid) -> Result<Self, LabsanError> {
         let sealed = KIND.open(bytes, array_uuid)?;
