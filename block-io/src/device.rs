@@ -17,7 +17,7 @@ use std::pin::Pin;
 
 use bytes::Bytes;
 
-use crate::{Buffer, IoError};
+use crate::{Buffer, IoError, IoErrorKind, IoOperation};
 
 /// A boxed future that completes on the worker that polls it.
 pub type IoFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
@@ -110,5 +110,18 @@ pub trait BlockDevice: Send + Sync + fmt::Debug + 'static {
     /// Devices that are not `thin` have nothing to do.
     fn provision(&self, _offset: u64, _length: u64) -> IoFuture<'_, Result<(), IoError>> {
         Box::pin(std::future::ready(Ok(())))
+    }
+
+    /// The longest write that [`BlockDevice::write_atomic`] takes, in bytes; a multiple of 4 KiB. 0: it takes none.
+    fn atomic_limit_bytes(&self) -> u32 {
+        0
+    }
+
+    /// Write `data` durably, and so that a power cut or a failed disk leaves either all of it or none. Who reads
+    /// meanwhile may see a part: keeping readers out is the caller's.
+    fn write_atomic(&self, offset: u64, data: Bytes) -> IoFuture<'_, Result<(), IoError>> {
+        let (operation, length) = (IoOperation::Write, data.len() as u64);
+        let refused = IoError::new(IoErrorKind::Unsupported, operation, &self.name().into(), offset, length);
+        Box::pin(std::future::ready(Err(refused)))
     }
 }

@@ -9,6 +9,9 @@ use crate::{
     Zeroing,
 };
 
+/// As a journalled array has it.
+const ATOMIC_LIMIT_BYTES: u32 = 256 << 10;
+
 /// A device whose blocks are a vector. Clones share the same blocks.
 #[derive(Clone)]
 pub struct MemoryDevice {
@@ -115,5 +118,14 @@ impl BlockDevice for MemoryDevice {
 
     fn discard(&self, offset: u64, length: u64) -> IoFuture<'_, Result<(), IoError>> {
         Box::pin(async move { self.fill_with_zeros(IoOperation::Discard, offset, length) })
+    }
+
+    /// A crash takes all of memory; what one lock covers is never seen in part.
+    fn atomic_limit_bytes(&self) -> u32 {
+        ATOMIC_LIMIT_BYTES
+    }
+
+    fn write_atomic(&self, offset: u64, data: Bytes) -> IoFuture<'_, Result<(), IoError>> {
+        self.write(offset, data, Durability::Durable)
     }
 }

@@ -66,6 +66,9 @@ pub const RECORD_HEAD_BYTES: u64 = 4096;
 /// The longest piece of data in one item of the journal.
 pub const MAX_PIECE_BYTES: usize = 256 << 10;
 
+/// The longest write that is atomic over crashes: a database's largest block, several times over.
+pub const MAX_ATOMIC_BYTES: u64 = 256 << 10;
+
 /// Memory of an array for journalled data that is not in place yet.
 pub const JOURNAL_MEMORY_BYTES: usize = 64 << 20;
 

@@ -172,6 +172,21 @@ impl BlockDevice for Array {
     fn space_run(&self, offset: u64, length: u64) -> SpaceRun {
         self.core.space_run(offset, length)
     }
+
+    fn atomic_limit_bytes(&self) -> u32 {
+        self.core.atomic_limit_bytes()
+    }
+
+    fn write_atomic(&self, offset: u64, data: Bytes) -> IoFuture<'_, Result<(), IoError>> {
+        Box::pin(self.core.write_atomic(vec![(offset, data)]))
+    }
+}
+
+impl Array {
+    /// The same for data that lies in several places: all of it or none.
+    pub(crate) async fn write_atomic_parts(&self, parts: Vec<(u64, Bytes)>) -> Result<(), IoError> {
+        self.core.write_atomic(parts).await
+    }
 }
 
 #[cfg(test)]

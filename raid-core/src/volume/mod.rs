@@ -198,6 +198,18 @@ impl BlockDevice for Volume {
             None => SpaceRun { length, mapped: true },
         }
     }
+
+    fn atomic_limit_bytes(&self) -> u32 {
+        self.array.atomic_limit_bytes()
+    }
+
+    fn write_atomic(&self, offset: u64, mut data: Bytes) -> IoFuture<'_, Result<(), IoError>> {
+        Box::pin(async move {
+            let (_in_force, pieces) = self.locate(IoOperation::Write, offset, data.len() as u64)?;
+            let parts = pieces.into_iter().map(|(at, length)| (at, data.split_to(length as usize))).collect();
+            self.array.write_atomic_parts(parts).await
+        })
+    }
 }
 
 /// Put the next part of a split buffer back behind the ones before it.

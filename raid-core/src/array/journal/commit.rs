@@ -57,8 +57,63 @@ pub(super) enum What {
         stripe: u64,
         before: u64,
     },
+    /// All of these in one record, so that a crash leaves all of them or none.
+    Together(Vec<What>),
     /// Nothing itself: tells when everything before it is durable.
     Barrier,
+}
+
+impl What {
+    fn items(&self) -> usize {
+        match self {
+            Self::Group(group) => group.parts.len().max(1),
+            Self::Together(parts) => parts.iter().map(Self::items).sum(),
+            Self::Barrier => 0,
+            _ => 1,
+        }
+    }
+
+    fn padded_payload(&self) -> usize {
+        match self {
+            Self::Data { data, .. } => padded(data.len()),
+            Self::Group(group) => group.parts.iter().map(|(.., bytes)| padded(bytes.len())).sum(),
+            Self::Intent { checksums, .. } => padded(checksums.len()),
+            Self::Together(parts) => parts.iter().map(Self::padded_payload).sum(),
+            Self::Zeros { .. } | Self::Dead { .. } | Self::Barrier => 0,
+        }
+    }
+
+    fn collect_items<'a>(&'a self, into: &mut Vec<(Item, &'a [u8])>) {
+        match self {
+            Self::Data { stripe, start, data, .. } => {
+                into.push((Item::Data { stripe: *stripe, start: *start, length: data.len() as u32 }, data));
+            }
+            Self::Group(Group { stripe, from, to, parts }) => {
+                let (stripe, from, to) = (*stripe, *from, *to);
+                let item = |row, column, length| Item::Parity { stripe, row, column, length, from, to };
+                if parts.is_empty() {
+                    into.push((item(Row::P, 0, 0), &[]));
+                }
+                into.extend(
+                    parts
+                        .iter()
+                        .map(|(row, column, bytes)| (item(*row, *column, bytes.len() as u32), &bytes[..])),
+                );
+            }
+            Self::Intent { stripe, checksums } => {
+                into.push((Item::Intent { stripe: *stripe, blocks: checksums.len() as u32 / 4 }, checksums));
+            }
+            Self::Zeros { stripe, count } => {
+                into.push((Item::Zeros { stripe: *stripe, count: *count }, &[]));
+            }
+            Self::Dead { stripe, before } => {
+                let (stripe, from, to) = (*stripe, *before, before.saturating_sub(1));
+                into.push((Item::Parity { stripe, row: Row::P, column: 0, length: 0, from, to }, &[]));
+            }
+            Self::Together(parts) => parts.iter().for_each(|part| part.collect_items(into)),
+            Self::Barrier => {}
+        }
+    }
 }
 
 type Outcome = Result<u64, IoError>;
@@ -71,56 +126,6 @@ pub(super) struct Entry {
     promised: u64,
     /// Told the commit's sequence number. Nobody listens for cached writes.
     done: Option<oneshot::Sender<Outcome>>,
-}
-
-impl Entry {
-    fn items(&self) -> usize {
-        match &self.what {
-            What::Group(group) => group.parts.len().max(1),
-            What::Barrier => 0,
-            _ => 1,
-        }
-    }
-
-    fn padded_payload(&self) -> usize {
-        match &self.what {
-            What::Data { data, .. } => padded(data.len()),
-            What::Group(group) => group.parts.iter().map(|(.., bytes)| padded(bytes.len())).sum(),
-            What::Intent { checksums, .. } => padded(checksums.len()),
-            What::Zeros { .. } | What::Dead { .. } | What::Barrier => 0,
-        }
-    }
-
-    fn collect_items<'a>(&'a self, into: &mut Vec<(Item, &'a [u8])>) {
-        match &self.what {
-            What::Data { stripe, start, data, .. } => {
-                into.push((Item::Data { stripe: *stripe, start: *start, length: data.len() as u32 }, data));
-            }
-            What::Group(Group { stripe, from, to, parts }) => {
-                let (stripe, from, to) = (*stripe, *from, *to);
-                let item = |row, column, length| Item::Parity { stripe, row, column, length, from, to };
-                if parts.is_empty() {
-                    into.push((item(Row::P, 0, 0), &[]));
-                }
-                into.extend(
-                    parts
-                        .iter()
-                        .map(|(row, column, bytes)| (item(*row, *column, bytes.len() as u32), &bytes[..])),
-                );
-            }
-            What::Intent { stripe, checksums } => {
-                into.push((Item::Intent { stripe: *stripe, blocks: checksums.len() as u32 / 4 }, checksums));
-            }
-            What::Zeros { stripe, count } => {
-                into.push((Item::Zeros { stripe: *stripe, count: *count }, &[]));
-            }
-            What::Dead { stripe, before } => {
-                let (stripe, from, to) = (*stripe, *before, before.saturating_sub(1));
-                into.push((Item::Parity { stripe, row: Row::P, column: 0, length: 0, from, to }, &[]));
-            }
-            What::Barrier => {}
-        }
-    }
 }
 
 /// What waits for the next commit. Parity goes first: it is what makes room.
@@ -140,8 +145,8 @@ impl Queue {
         let mut batch = Vec::new();
         let (mut items, mut payload) = (0, 0);
         let mut fits = |entry: &Entry| {
-            items += entry.items();
-            payload += entry.padded_payload();
+            items += entry.what.items();
+            payload += entry.what.padded_payload();
             record_bytes(items, payload) as u64 <= max_record_bytes
         };
         for queue in [&mut self.groups, &mut self.clients] {
@@ -224,7 +229,7 @@ impl Core {
         let promised = batch.iter().map(|entry| entry.promised).sum();
         if let Ok(sequence) = outcome {
             for entry in &batch {
-                account(journal, entry, sequence);
+                account(journal, &entry.what, sequence);
             }
         }
         {
@@ -243,9 +248,9 @@ impl Core {
         }
         let mut items = Vec::with_capacity(batch.len());
         for entry in batch {
-            entry.collect_items(&mut items);
+            entry.what.collect_items(&mut items);
         }
-        let length = record_bytes(items.len(), batch.iter().map(Entry::padded_payload).sum());
+        let length = record_bytes(items.len(), batch.iter().map(|entry| entry.what.padded_payload()).sum());
         let (sequence, stamp) = lock(&journal.ledger).begin();
         let mut buffer = match journal.records.take(length).await {
             Ok(buffer) => buffer,
@@ -330,9 +335,9 @@ impl Core {
     }
 }
 
-/// A durable entry: readers see its data, the tail waits for it.
-fn account(journal: &Journal, entry: &Entry, sequence: u64) {
-    match &entry.what {
+/// What is durable now: readers see its data, the tail waits for it.
+fn account(journal: &Journal, what: &What, sequence: u64) {
+    match what {
         What::Data { stripe, start, data, write, promised } => {
             let first = journal.overlay.commit(*stripe, *start, data.clone(), *write, sequence, *promised);
             if first {
@@ -341,6 +346,7 @@ fn account(journal: &Journal, entry: &Entry, sequence: u64) {
         }
         What::Group(group) => journal.overlay.spend(group.stripe),
         What::Intent { .. } | What::Zeros { .. } => lock(&journal.ledger).add_intent(sequence),
+        What::Together(parts) => parts.iter().for_each(|part| account(journal, part, sequence)),
         What::Dead { .. } | What::Barrier => {}
     }
 }

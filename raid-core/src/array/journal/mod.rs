@@ -3,12 +3,13 @@
 //!
 //! - `admission`: room in memory and in the rings, before anything is promised.
 //! - `commit`: queued writes, parity and intents become one record on several members.
-//! - `write`: the ways of a client's write: through the journal, or in place with an intent.
+//! - `write`: the ways of a client's write: through the journal, or in place with an intent. `atomic`: all of it or none.
 //! - `destage`: from the journal to the stripes' places.
 //! - `tail`: freeing ring space.
 //! - `recovery`: what a start does with what it finds.
 
 mod admission;
+mod atomic;
 mod commit;
 mod destage;
 mod open;

@@ -3,6 +3,8 @@
 //!
 //! The simulator (`tests/simulation`) does this at length and with every kind of fault; here is what `cargo test` of this crate shows.
 
+mod atomic;
+
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::pin::Pin;

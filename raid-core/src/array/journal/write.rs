@@ -108,7 +108,7 @@ impl Core {
     }
 
     /// Make sure that putting this range in place cannot run out of space: its rows and all parity.
-    async fn provision_touched(&self, stripe: u64, range: &Range<u32>) -> Result<(), IoError> {
+    pub(super) async fn provision_touched(&self, stripe: u64, range: &Range<u32>) -> Result<(), IoError> {
         let table = self.table();
         self.missing_for_write(&table, stripe)?;
         let chunk = self.geometry.chunk_bytes();
