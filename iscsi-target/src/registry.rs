@@ -11,7 +11,7 @@ use crate::chap::ChapPolicy;
 use crate::limits;
 use crate::login::Refusal;
 use crate::names;
-use crate::scsi::{LogicalUnit, LunMap};
+use crate::scsi::{AccessState, LogicalUnit, LunMap};
 
 /// Who may log in to a target. Nobody is the default.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -104,10 +104,12 @@ struct Rules {
 /// What the rest of the target asks of a session.
 #[derive(Debug)]
 pub enum SessionMessage {
-    /// End these tasks (of one LUN, or all) without a response; tell when none can change data any more.
+    /// End the tasks of these units without a response; tell when none can change data any more.
     Abort {
-        /// Which LUN's; all if none.
-        lun: Option<u64>,
+        /// Whose.
+        units: Vec<Arc<LogicalUnit>>,
+        /// Tell the initiator of those that were ended: COMMANDS CLEARED BY ANOTHER INITIATOR.
+        cleared: bool,
         /// Told when it is done.
         done: oneshot::Sender<()>,
     },
@@ -173,8 +175,18 @@ impl TargetRegistry {
         Arc::default()
     }
 
-    /// Make a target that lets nobody in.
+    /// Make a target that lets nobody in, behind the lowest port number that is free.
     pub fn create_target(&self, name: &str, alias: Option<String>) -> Result<(), RegistryError> {
+        self.create_target_behind(name, alias, None)
+    }
+
+    /// The same behind a port of this number, which is the target's for good if the caller keeps it.
+    pub fn create_target_behind(
+        &self,
+        name: &str,
+        alias: Option<String>,
+        port: Option<u16>,
+    ) -> Result<(), RegistryError> {
         if !names::is_iscsi_name(name) {
             return Err(RegistryError::BadName(name.to_owned()));
         }
@@ -183,7 +195,11 @@ impl TargetRegistry {
         if targets.contains_key(&name) {
             return Err(RegistryError::TargetExists(name));
         }
-        let target = Target { name: name.clone(), alias, luns: LunMap::new(&name), rules: Mutex::default() };
+        let taken = |number: u16| targets.values().any(|target| target.luns.port().number() == number);
+        // There are fewer targets than numbers.
+        let port = port.or_else(|| (1..=u16::MAX).find(|number| !taken(*number))).unwrap_or(1);
+        let luns = LunMap::behind(&name, port);
+        let target = Target { name: name.clone(), alias, luns, rules: Mutex::default() };
         targets.insert(name, Arc::new(target));
         Ok(())
     }
@@ -224,6 +240,12 @@ impl TargetRegistry {
             return Err(RegistryError::SameSecret(same.name.clone()));
         }
         lock(&self.target(name)?.rules).chap = chap;
+        Ok(())
+    }
+
+    /// What may be done through a target; its initiators are told.
+    pub fn set_access_state(&self, name: &str, state: AccessState) -> Result<(), RegistryError> {
+        self.target(name)?.luns.port().set(state, None);
         Ok(())
     }
 
@@ -310,9 +332,41 @@ impl TargetRegistry {
 
     /// The mailboxes of a target's sessions but one.
     pub(crate) fn others(&self, target: &str, but: u64) -> Vec<mpsc::Sender<SessionMessage>> {
+        self.mailboxes(but, |name| name == target)
+    }
+
+    /// The mailboxes of all sessions but one that reach one of these units, by whatever target.
+    pub(crate) fn others_at(
+        &self,
+        units: &[Arc<LogicalUnit>],
+        but: u64,
+    ) -> Vec<mpsc::Sender<SessionMessage>> {
+        let reaches = |target: &Arc<Target>| target.luns.maps_any(units);
+        let names: Vec<String> = self
+            .targets()
+            .iter()
+            .filter(|target| reaches(target))
+            .map(|target| target.name.clone())
+            .collect();
+        self.mailboxes(but, |name| names.iter().any(|other| other == name))
+    }
+
+    /// Every logical unit that is a view of one of these.
+    pub(crate) fn views_of(&self, units: &[Arc<LogicalUnit>]) -> Vec<Arc<LogicalUnit>> {
+        let mut views: Vec<Arc<LogicalUnit>> = Vec::new();
+        for (_, unit) in self.targets().iter().flat_map(|target| target.luns.units()) {
+            let wanted = units.iter().any(|other| unit.is_view_of(other));
+            if wanted && !views.iter().any(|other| Arc::ptr_eq(other, &unit)) {
+                views.push(unit);
+            }
+        }
+        views
+    }
+
+    fn mailboxes(&self, but: u64, of: impl Fn(&str) -> bool) -> Vec<mpsc::Sender<SessionMessage>> {
         lock(&self.sessions)
             .iter()
-            .filter(|(id, session)| **id != but && session.info.target.as_deref() == Some(target))
+            .filter(|(id, session)| **id != but && session.info.target.as_deref().is_some_and(&of))
             .map(|(_, session)| session.mailbox.clone())
             .collect()
     }

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use iscsi_target::chap::{Account, Algorithm, ChapPolicy, Secret};
 use iscsi_target::limits;
 use iscsi_target::pdu::opcode;
+use iscsi_target::registry::AccessPolicy;
 use support::{Bench, Initiator, LUN_BYTES, NODE, TARGET, header, put, write_cdb};
 
 fn pattern(length: usize, seed: usize) -> Vec<u8> {
@@ -229,6 +230,34 @@ fn an_abort_is_answered_only_when_the_task_can_change_nothing_more() {
         let answer = initiator.expect(opcode::TASK_MANAGEMENT_RESPONSE);
         assert_eq!((answer.tag(), answer.header[2]), (abort, 0), "function {function}");
         assert_eq!(gate.inner.contents()[0], 9, "what had begun has ended before the answer");
+    }
+}
+
+#[test]
+fn clearing_a_task_set_tells_whom_it_hit_in_every_target() {
+    const SECOND: &str = "iqn.2026-11.org.labsan:second";
+    for (function, told) in [(4, (6, 0x2f, 0)), (5, (6, 0x29, 3)), (6, (6, 0x29, 3))] {
+        let (bench, gate) = gated();
+        let (_, unit) = bench.registry.target(TARGET).unwrap().luns.units().remove(0);
+        bench.registry.create_target(SECOND, None).unwrap();
+        let everyone = AccessPolicy { initiators: vec!["*".into()], loopback_only: true };
+        bench.registry.set_access(SECOND, everyone).unwrap();
+        bench.registry.map_lun(SECOND, 0, unit).unwrap();
+        let mut clearing = bench.login("");
+        let mut hit = Initiator::connect(bench.address);
+        hit.log_in(NODE, Some(SECOND), "").unwrap();
+        hit.command(0xa0, 512, &write_cdb(0, 512), &[9; 512]);
+        bench.eventually("the write runs", || gate.waiting.load(Ordering::SeqCst));
+        let clear = clearing.task_management(function, 0, 0);
+        gate.open.store(true, Ordering::SeqCst);
+        let answer = clearing.expect(opcode::TASK_MANAGEMENT_RESPONSE);
+        assert_eq!((answer.tag(), answer.header[2]), (clear, 0), "function {function}");
+        assert_eq!(gate.inner.contents()[0], 9, "what had begun has ended before the answer");
+        let ready = hit.command(0x80, 0, &[0; 16], &[]);
+        let response = hit.expect(opcode::SCSI_RESPONSE);
+        assert_eq!((response.tag(), response.sense()), (ready, told), "the write has no response");
+        clearing.command(0x80, 0, &[0; 16], &[]);
+        assert_eq!(clearing.expect(opcode::SCSI_RESPONSE).header[3], 0, "who asked is told nothing");
     }
 }
 

@@ -3,6 +3,11 @@
 //! The usage map (SPC-4, REPORT SUPPORTED OPERATION CODES) has a bit set for each bit of the CDB that is looked at. Dispatch, the length of
 //! write data, REPORT SUPPORTED OPERATION CODES and `docs/scsi-conformance.md` all follow from this table.
 
+mod access;
+mod copy_and_erase;
+
+pub use access::Access;
+
 /// What carries a command out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
@@ -35,6 +40,14 @@ pub enum Operation {
     ReportLuns,
     ReportOpcodes,
     ReportTaskManagement,
+    WriteAtomic,
+    ExtendedCopy,
+    CopyStatus,
+    CopyParameters,
+    CopyFailure,
+    Sanitize,
+    ReportPortGroups,
+    SetPortGroups,
 }
 
 /// How many bytes of data a command wants of the initiator.
@@ -44,6 +57,8 @@ pub enum DataOut {
     None,
     /// Its number of blocks.
     Blocks,
+    /// Its number of blocks, in bytes 12 and 13 (WRITE ATOMIC).
+    BlocksInWord12,
     /// Twice its number of blocks, in byte 13 (COMPARE AND WRITE).
     TwiceByte13,
     /// As BYTCHK says: none, its blocks, or one block (VERIFY).
@@ -54,6 +69,8 @@ pub enum DataOut {
     Byte(usize),
     /// A parameter list whose length is in these two bytes.
     Word(usize),
+    /// A parameter list whose length is in these four bytes.
+    Long(usize),
 }
 
 /// One command.
@@ -71,6 +88,8 @@ pub struct Command {
     pub operation: Operation,
     /// The data it wants.
     pub data_out: DataOut,
+    /// What it needs of the port it comes by.
+    pub access: Access,
     /// It changes the medium: refused where that is read-only.
     pub writes: bool,
     /// Bits of the CDB that are looked at; as long as the CDB.
@@ -85,7 +104,18 @@ const fn command(
     data_out: DataOut,
     usage: &'static [u8],
 ) -> Command {
-    Command { opcode, service_action: None, name, standard, operation, data_out, writes: false, usage }
+    let access = access::needed(operation);
+    Command {
+        opcode,
+        service_action: None,
+        name,
+        standard,
+        operation,
+        data_out,
+        access,
+        writes: false,
+        usage,
+    }
 }
 
 const fn writing(command: Command) -> Command {
@@ -99,7 +129,12 @@ const fn action(service_action: u8, command: Command) -> Command {
 const FF: u8 = 0xff;
 const SIX: &[u8] = &[0x08, 0x1f, FF, FF, FF, 0x07];
 
-/// The table, by operation code and service action.
+/// Every command.
+pub fn all() -> impl Iterator<Item = &'static Command> {
+    COMMANDS.iter().chain(copy_and_erase::COMMANDS)
+}
+
+/// The table, by operation code and service action; `copy_and_erase` has the rest.
 pub const COMMANDS: &[Command] = &[
     command(
         0x00,
@@ -441,9 +476,14 @@ pub const COMMANDS: &[Command] = &[
     ),
 ];
 
+/// Commands whose work may go on for minutes: an abort does not wait for them, or only for the step they are at.
+pub fn may_take_long(opcode: u8) -> bool {
+    matches!(opcode, 0x48 | 0x83)
+}
+
 /// Commands of an operation code: one, or one for each service action.
 pub fn of_opcode(opcode: u8) -> impl Iterator<Item = &'static Command> {
-    COMMANDS.iter().filter(move |command| command.opcode == opcode)
+    all().filter(move |command| command.opcode == opcode)
 }
 
 /// The command that a CDB is.
@@ -453,36 +493,4 @@ pub fn find(cdb: &[u8]) -> Option<&'static Command> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn entries_are_unique_and_their_maps_fit_their_codes() {
-        for (index, command) in COMMANDS.iter().enumerate() {
-            let length = match command.opcode >> 5 {
-                0 => 6,
-                1 | 2 => 10,
-                4 => 16,
-                _ => 12,
-            };
-            assert_eq!(command.usage.len(), length, "{}", command.name);
-            assert_eq!(command.usage[0], command.opcode, "{}", command.name);
-            let twin = COMMANDS[..index]
-                .iter()
-                .any(|c| (c.opcode, c.service_action) == (command.opcode, command.service_action));
-            assert!(!twin, "{}", command.name);
-        }
-    }
-
-    #[test]
-    fn the_document_lists_every_command() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/scsi-conformance.md");
-        let document = std::fs::read_to_string(path).unwrap();
-        for command in COMMANDS {
-            let action = command.service_action.map_or(String::new(), |action| format!("/{action:02X}h"));
-            let row =
-                format!("| {:02X}h{action} | {} | {} |", command.opcode, command.name, command.standard);
-            assert!(document.contains(&row), "docs/scsi-conformance.md lacks the row {row}");
-        }
-    }
-}
+mod tests;

@@ -2,7 +2,7 @@
 
 use super::cdb::Cdb;
 use super::{LuIdentity, Nexus, ScsiResponse, Sense, vpd};
-use block_io::DeviceInfo;
+use block_io::BlockDevice;
 
 /// T10 vendor identification, eight characters.
 pub(crate) const VENDOR: &[u8; 8] = b"LABSAN  ";
@@ -20,7 +20,7 @@ pub(crate) fn ascii<const N: usize>(text: &str) -> [u8; N] {
 pub(crate) fn inquiry(
     cdb: Cdb<'_>,
     identity: &LuIdentity,
-    info: &DeviceInfo,
+    device: &dyn BlockDevice,
     nexus: &Nexus,
 ) -> Result<ScsiResponse, Sense> {
     let (vital, page, length) = (cdb.byte(1) & 1 != 0, cdb.byte(2), usize::from(cdb.u16(3)));
@@ -29,7 +29,7 @@ pub(crate) fn inquiry(
         return Err(Sense::INVALID_FIELD);
     }
     let data = if vital {
-        vpd::page(page, identity, info, nexus).ok_or(Sense::INVALID_FIELD)?
+        vpd::page(page, identity, device, nexus).ok_or(Sense::INVALID_FIELD)?
     } else {
         standard(&identity.product, 0x00)
     };
@@ -50,6 +50,7 @@ fn standard(product: &str, qualifier_and_type: u8) -> Vec<u8> {
     data[2] = 0x06; // SPC-4
     data[3] = 0x12; // HISUP, response data format 2
     data[4] = 69;
+    data[5] = 0x38; // TPGS: implicit and explicit; 3PC: EXTENDED COPY
     data[7] = 0x02; // CMDQUE
     data[8..16].copy_from_slice(VENDOR);
     data[16..32].copy_from_slice(&ascii::<16>(product));

@@ -1,19 +1,22 @@
 //! One logical unit: a device, its identity, and what initiators have made of it.
 //!
 //! Every command first passes the gates, in this order (SPC-4, SAM-5 clause 5.14): unit attention,
-//! reservation, write protection. Where there is nothing to be told and nobody has reserved it, all of that costs one
+//! reservation, write protection, and then that of `sanitize`. Where there is nothing to be told and nobody has reserved it, all of that costs one
 //! atomic load.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use block_io::{BlockDevice, BufferPool};
+use tokio::sync::{RwLockReadGuard, RwLockWriteGuard};
 use uuid::Uuid;
 
 use super::cdb::Cdb;
 use super::command_table::{Command, Operation};
 use super::mode::{ModeFacts, ModeState};
 use super::nexus::Attentions;
+use super::ports::{self, TargetPort};
+use super::sanitize::Sanitizing;
 use super::{Failure, Nexus, ScsiCommand, ScsiResponse, Sense, Status, capacity, inquiry, mode, report};
 
 /// Who a logical unit is, on every path and for good.
@@ -52,20 +55,37 @@ pub struct LogicalUnit {
     state: Mutex<State>,
     /// A unit attention waits, or somebody has reserved it, or a mode parameter is not the default.
     exceptional: AtomicBool,
-    atomic: tokio::sync::RwLock<()>,
+    shared: Arc<Shared>,
+}
+
+/// What all views of a device have in common.
+#[derive(Debug, Default)]
+struct Shared {
+    turn: tokio::sync::RwLock<()>,
+    sanitizing: Sanitizing,
+    /// The ports by which it is reached, once for each LUN.
+    ports: Mutex<Vec<Arc<TargetPort>>>,
 }
 
 impl LogicalUnit {
     /// A logical unit over `device`.
     pub fn new(device: Arc<dyn BlockDevice>, identity: LuIdentity, options: LuOptions) -> Arc<Self> {
-        Arc::new(Self {
-            device,
-            identity,
-            options,
-            state: Mutex::default(),
-            exceptional: AtomicBool::new(false),
-            atomic: tokio::sync::RwLock::new(()),
-        })
+        Self::with(device, identity, options, Arc::default())
+    }
+
+    /// Another way to the same device, with other rights. What is atomic here is atomic there.
+    pub fn view(&self, options: LuOptions) -> Arc<Self> {
+        Self::with(Arc::clone(&self.device), self.identity.clone(), options, Arc::clone(&self.shared))
+    }
+
+    fn with(
+        device: Arc<dyn BlockDevice>,
+        identity: LuIdentity,
+        options: LuOptions,
+        shared: Arc<Shared>,
+    ) -> Arc<Self> {
+        let (state, exceptional) = (Mutex::default(), AtomicBool::new(false));
+        Arc::new(Self { device, identity, options, state, exceptional, shared })
     }
 
     /// What is below it.
@@ -83,8 +103,63 @@ impl LogicalUnit {
         self.options
     }
 
-    pub(crate) fn atomic(&self) -> &tokio::sync::RwLock<()> {
-        &self.atomic
+    pub(crate) fn turn(&self) -> &tokio::sync::RwLock<()> {
+        &self.shared.turn
+    }
+
+    pub(crate) fn sanitizing(&self) -> &Sanitizing {
+        &self.shared.sanitizing
+    }
+
+    /// Use the medium beside other commands.
+    pub(crate) async fn share(&self) -> Result<RwLockReadGuard<'_, ()>, Failure> {
+        let guard = self.shared.turn.read().await;
+        // Sanitizing may have begun while this waited.
+        self.sanitizing().obstacle().map_or(Ok(guard), |sense| Err(sense.into()))
+    }
+
+    /// Use the medium while nobody else does.
+    pub(crate) async fn alone(&self) -> Result<RwLockWriteGuard<'_, ()>, Failure> {
+        let guard = self.shared.turn.write().await;
+        self.sanitizing().obstacle().map_or(Ok(guard), |sense| Err(sense.into()))
+    }
+
+    fn ports(&self) -> MutexGuard<'_, Vec<Arc<TargetPort>>> {
+        self.shared.ports.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// It is reached by this port, as one more LUN.
+    pub(crate) fn join(self: &Arc<Self>, port: &Arc<TargetPort>) {
+        port.lead_to(self);
+        let mut ports = self.ports();
+        ports.push(Arc::clone(port));
+        ports.sort_by_key(|port| port.number());
+    }
+
+    /// It is reached by this port as one LUN less.
+    pub(crate) fn part(self: &Arc<Self>, port: &Arc<TargetPort>) {
+        port.leave(self);
+        let mut ports = self.ports();
+        if let Some(at) = ports.iter().position(|other| Arc::ptr_eq(other, port)) {
+            ports.remove(at);
+        }
+    }
+
+    /// Each port once.
+    fn each_port(&self) -> Vec<Arc<TargetPort>> {
+        let mut ports = self.ports().clone();
+        ports.dedup_by(|a, b| Arc::ptr_eq(a, b));
+        ports
+    }
+
+    /// The same device, perhaps with other rights.
+    pub(crate) fn is_view_of(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
+    }
+
+    /// What this nexus is to be told next, for a command that will not be carried out.
+    pub(crate) fn next_attention(&self, nexus: &Nexus) -> Option<Sense> {
+        self.state().attentions.next(nexus)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -99,6 +174,12 @@ impl LogicalUnit {
     pub(crate) fn raise(&self, sense: Sense, but: Option<&Nexus>) {
         let mut state = self.state();
         state.attentions.raise(sense, but);
+        self.exceptional.store(true, Ordering::Release);
+    }
+
+    /// Tell one nexus.
+    pub(crate) fn tell(&self, nexus: &Nexus, sense: Sense) {
+        self.state().attentions.tell(nexus, sense);
         self.exceptional.store(true, Ordering::Release);
     }
 
@@ -171,15 +252,33 @@ impl LogicalUnit {
         if command.writes && protected { Err(Sense::WRITE_PROTECTED.into()) } else { Ok(()) }
     }
 
+    /// Every gate, for a command that was sent to this unit.
+    pub(crate) fn passes(&self, nexus: &Nexus, command: &Command) -> Result<(), Failure> {
+        self.gates(nexus, command)?;
+        Ok(self.sanitizing().admits(command.operation)?)
+    }
+
+    /// May this nexus have `command` carried out here on behalf of another unit? What waits to be told waits on.
+    pub(crate) fn admits(&self, nexus: &Nexus, command: &Command) -> Result<(), Failure> {
+        let state = self.state();
+        if state.reserved_by.as_ref().is_some_and(|holder| holder != nexus) {
+            return Err(Failure::Status(Status::ReservationConflict));
+        }
+        if command.writes && (self.options.read_only || state.mode.write_protect) {
+            return Err(Sense::WRITE_PROTECTED.into());
+        }
+        Ok(self.sanitizing().admits(command.operation)?)
+    }
+
     /// Carry a command out. `command` is what the CDB was found to be.
     pub(crate) async fn execute(
-        &self,
+        self: &Arc<Self>,
         nexus: &Nexus,
         known: &Command,
         command: &ScsiCommand,
         pool: &BufferPool,
     ) -> Result<ScsiResponse, Failure> {
-        self.gates(nexus, known)?;
+        self.passes(nexus, known)?;
         let cdb = Cdb(&command.cdb);
         match known.operation {
             Operation::Read => self.read(command, pool).await,
@@ -192,6 +291,8 @@ impl LogicalUnit {
             Operation::CompareAndWrite => self.compare_and_write(command, pool).await,
             Operation::OrWrite => self.or_write(command, pool).await,
             Operation::Prefetch => self.prefetch(cdb),
+            Operation::WriteAtomic => self.write_atomic(command).await,
+            Operation::Sanitize => self.sanitize(command).await,
             _ => self.without_medium(nexus, known, command),
         }
     }
@@ -205,7 +306,7 @@ impl LogicalUnit {
         let cdb = Cdb(&command.cdb);
         let info = self.device.info();
         Ok(match known.operation {
-            Operation::Inquiry => inquiry::inquiry(cdb, &self.identity, &info, nexus)?,
+            Operation::Inquiry => inquiry::inquiry(cdb, &self.identity, &*self.device, nexus)?,
             Operation::ReadCapacity10 => capacity::read_capacity_10(cdb, &info)?,
             Operation::ReadCapacity16 => capacity::read_capacity_16(cdb, &info)?,
             Operation::GetLbaStatus => capacity::get_lba_status(cdb, &*self.device)?,
@@ -214,8 +315,12 @@ impl LogicalUnit {
             Operation::RequestSense => self.request_sense(nexus, cdb),
             Operation::Reserve => self.reserve(nexus, cdb)?,
             Operation::Release => self.release(nexus),
-            Operation::ReportOpcodes => report::opcodes(cdb)?,
+            Operation::ReportOpcodes => report::opcodes(cdb, |command| self.supports(command))?,
             Operation::ReportTaskManagement => report::task_management(cdb),
+            Operation::ReportPortGroups => {
+                ScsiResponse::parameters(ports::report(cdb, &self.each_port())?, cdb.u32(6) as usize)
+            }
+            Operation::SetPortGroups => self.set_port_groups(nexus, cdb, command)?,
             Operation::LogSense => report::log_sense(cdb)?,
             Operation::ReadDefectData => report::defects(cdb),
             // The default self-test is passed; others are not there (SPC-4).
@@ -229,6 +334,22 @@ impl LogicalUnit {
             // Dispatched elsewhere.
             _ => return Err(Sense::INVALID_OPCODE.into()),
         })
+    }
+
+    fn set_port_groups(
+        &self,
+        nexus: &Nexus,
+        cdb: Cdb<'_>,
+        command: &ScsiCommand,
+    ) -> Result<ScsiResponse, Failure> {
+        let asked = cdb.u32(6);
+        if asked > 0 {
+            let list = command.data_out.get(..asked as usize).ok_or(Sense::PARAMETER_LENGTH)?;
+            for (port, state) in ports::wishes(list, &self.each_port())? {
+                port.set(state, Some(nexus));
+            }
+        }
+        Ok(ScsiResponse { data_out_wanted: asked.into(), ..ScsiResponse::good() })
     }
 
     fn mode_select(
@@ -251,9 +372,10 @@ impl LogicalUnit {
         Ok(ScsiResponse { data_out_wanted: wanted as u64, ..ScsiResponse::good() })
     }
 
-    /// REQUEST SENSE gives a waiting unit attention, as data.
+    /// REQUEST SENSE gives a waiting unit attention, as data, or how far sanitizing is.
     fn request_sense(&self, nexus: &Nexus, cdb: Cdb<'_>) -> ScsiResponse {
-        let sense = self.state().attentions.next(nexus).unwrap_or(Sense::NONE);
+        let waiting = self.state().attentions.next(nexus);
+        let sense = waiting.or_else(|| self.sanitizing().obstacle()).unwrap_or(Sense::NONE);
         ScsiResponse::parameters(sense.encode(cdb.byte(1) & 1 != 0), usize::from(cdb.byte(4)))
     }
 

@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use block_io::BufferPool;
 
 use super::cdb::Cdb;
-use super::command_table::{self, DataOut, Operation};
+use super::command_table::{self, Command, DataOut, Operation};
+use super::copy::{self, CopyResults};
+use super::ports::TargetPort;
 use super::{Failure, LogicalUnit, Nexus, ScsiCommand, ScsiResponse, Sense, Status, inquiry};
 
 /// The LUN is in use.
@@ -20,6 +22,8 @@ pub struct LunMap {
     target: String,
     units: RwLock<BTreeMap<u16, Arc<LogicalUnit>>>,
     nexuses: Mutex<HashSet<Nexus>>,
+    pub(super) copies: CopyResults,
+    port: Arc<TargetPort>,
 }
 
 /// The number in an eight-byte LUN (SAM-5 clause 4.7): peripheral device and flat space addressing, one level.
@@ -45,13 +49,29 @@ fn address(lun: u16) -> [u8; 8] {
 }
 
 impl LunMap {
-    /// No LUNs yet.
+    /// No LUNs yet, behind port 1.
     pub fn new(target: &str) -> Self {
-        Self { target: target.to_owned(), units: RwLock::default(), nexuses: Mutex::default() }
+        Self::behind(target, 1)
+    }
+
+    /// No LUNs yet, behind the port of this number.
+    pub fn behind(target: &str, port: u16) -> Self {
+        Self {
+            target: target.to_owned(),
+            units: RwLock::default(),
+            nexuses: Mutex::default(),
+            copies: CopyResults::default(),
+            port: TargetPort::new(port),
+        }
     }
 
     fn nexuses(&self) -> MutexGuard<'_, HashSet<Nexus>> {
         self.nexuses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The port by which all of them are reached.
+    pub fn port(&self) -> &Arc<TargetPort> {
+        &self.port
     }
 
     fn unit(&self, lun: u64) -> Option<Arc<LogicalUnit>> {
@@ -80,6 +100,7 @@ impl LunMap {
             for nexus in self.nexuses().iter() {
                 unit.meet(nexus);
             }
+            unit.join(&self.port);
             units.insert(lun, unit);
         }
         self.inventory_changed(Some(lun));
@@ -94,6 +115,7 @@ impl LunMap {
             for nexus in self.nexuses().iter() {
                 unit.forget(nexus);
             }
+            unit.part(&self.port);
         }
         self.inventory_changed(None);
         removed
@@ -118,18 +140,28 @@ impl LunMap {
     /// A nexus is lost.
     pub fn nexus_lost(&self, nexus: &Nexus) {
         self.nexuses().remove(nexus);
+        self.copies.forget(nexus);
         for (_, unit) in self.units() {
             unit.forget(nexus);
         }
     }
 
-    /// Reset one unit, or all.
-    pub(crate) fn reset(&self, lun: Option<u64>, by: &Nexus) {
-        for (number_of, unit) in self.units() {
-            if lun.is_none_or(|lun| number(lun) == Some(number_of)) {
-                unit.reset(by);
-            }
+    /// The unit of this LUN, or all units.
+    pub(crate) fn meant(&self, lun: Option<u64>) -> Vec<Arc<LogicalUnit>> {
+        match lun {
+            Some(lun) => self.unit(lun).into_iter().collect(),
+            None => self.units().into_iter().map(|(_, unit)| unit).collect(),
         }
+    }
+
+    /// Is this LUN one of these units, or another view of one?
+    pub(crate) fn is_one_of(&self, lun: u64, units: &[Arc<LogicalUnit>]) -> bool {
+        self.unit(lun).is_some_and(|unit| units.iter().any(|other| unit.is_view_of(other)))
+    }
+
+    /// Is one of these units reached here?
+    pub(crate) fn maps_any(&self, units: &[Arc<LogicalUnit>]) -> bool {
+        self.units().iter().any(|(_, unit)| units.iter().any(|other| unit.is_view_of(other)))
     }
 
     /// Bytes of data a CDB wants of the initiator. `None` for a command that is not known.
@@ -140,6 +172,7 @@ impl LunMap {
         Some(match command.data_out {
             DataOut::None => 0,
             DataOut::Blocks => u64::from(cdb.extent().blocks) * block(),
+            DataOut::BlocksInWord12 => u64::from(cdb.u16(12)) * block(),
             DataOut::TwiceByte13 => 2 * u64::from(cdb.byte(13)) * block(),
             DataOut::ByteCheck => match cdb.byte(1) >> 1 & 3 {
                 1 => u64::from(cdb.extent().blocks) * block(),
@@ -150,6 +183,7 @@ impl LunMap {
             DataOut::OneBlock => block(),
             DataOut::Byte(at) => cdb.byte(at).into(),
             DataOut::Word(at) => cdb.u16(at).into(),
+            DataOut::Long(at) => cdb.u32(at).into(),
         })
     }
 
@@ -161,8 +195,18 @@ impl LunMap {
             (Some(known), _) if known.operation == Operation::ReportLuns => {
                 self.report_luns(nexus, Cdb(&command.cdb)).map_err(Failure::from)
             }
+            (Some(known), Some(unit)) if self.port.access().admits(known.access).is_err() => {
+                self.out_of_reach(nexus, known, unit)
+            }
+            (Some(known), Some(unit)) if copy::is_third_party(known.operation) => {
+                self.third_party(nexus, known, &command, unit, pool).await
+            }
             (Some(known), Some(unit)) => unit.execute(nexus, known, &command, pool).await,
             (Some(known), None) => no_unit(known.operation, Cdb(&command.cdb)).map_err(Failure::from),
+            // A service action that is not there is a field, its operation code is known (SPC-4).
+            (None, Some(_)) if command_table::of_opcode(Cdb(&command.cdb).opcode()).next().is_some() => {
+                Err(Sense::invalid_cdb_byte(1).into())
+            }
             (None, Some(_)) => Err(Sense::INVALID_OPCODE.into()),
             (None, None) => Err(Sense::NO_UNIT.into()),
         };
@@ -180,6 +224,20 @@ impl LunMap {
                 }
             }
         }
+    }
+
+    /// The port's state does not allow the command; what is to be told comes first all the same.
+    fn out_of_reach(
+        &self,
+        nexus: &Nexus,
+        known: &Command,
+        unit: &LogicalUnit,
+    ) -> Result<ScsiResponse, Failure> {
+        if let Some(attention) = unit.next_attention(nexus) {
+            return Err(attention.into());
+        }
+        // It may have changed just now: then the initiator is asked to try again.
+        Err(self.port.access().admits(known.access).err().unwrap_or(Sense::TRANSITIONING).into())
     }
 
     /// REPORT LUNS (SPC-4).

@@ -1,7 +1,7 @@
 //! Commands that read and write blocks (SBC-3).
 //!
-//! COMPARE AND WRITE and ORWRITE are atomic against every other command of the logical unit: they take it alone
-//! (`LogicalUnit::atomic`), everything else shares it.
+//! COMPARE AND WRITE, ORWRITE and WRITE ATOMIC are atomic against every other command of the logical unit, by whatever
+//! path it comes: they take it alone (`LogicalUnit::alone`), everything else shares it (`LogicalUnit::share`).
 
 use block_io::{Buffer, BufferPool, DeviceInfo, Durability};
 use bytes::Bytes;
@@ -16,7 +16,7 @@ pub(crate) const MAX_TRANSFER_BYTES: u64 = 8 << 20;
 /// VPD page B0, MAXIMUM COMPARE AND WRITE LENGTH.
 pub(crate) const MAX_COMPARE_BLOCKS: u8 = 128;
 
-const FUA: u8 = 0x08;
+pub(crate) const FUA: u8 = 0x08;
 
 /// A checked run of bytes.
 #[derive(Clone, Copy, Debug)]
@@ -42,7 +42,7 @@ pub(crate) fn span(extent: Extent, info: &DeviceInfo, longest: u64) -> Result<Sp
 
 impl LogicalUnit {
     /// RDPROTECT, WRPROTECT and VRPROTECT ask for protection information, which there is none of.
-    fn check_protection(cdb: Cdb<'_>) -> Result<(), Sense> {
+    pub(crate) fn check_protection(cdb: Cdb<'_>) -> Result<(), Sense> {
         let six = cdb.opcode() < 0x20;
         if !six && cdb.byte(1) & 0xe0 != 0 { Err(Sense::INVALID_FIELD) } else { Ok(()) }
     }
@@ -71,7 +71,7 @@ impl LogicalUnit {
             0 => None,
             _ => Some(pool.take(length as usize).await.map_err(|_| Failure::Status(Status::TaskSetFull))?),
         };
-        let _shared = self.atomic().read().await;
+        let _shared = self.share().await?;
         if self.options().write_cache && cdb.opcode() >= 0x20 && cdb.byte(1) & FUA != 0 {
             // What is read with FUA must be on the medium (SBC-3); without a cache it always is.
             self.device().flush().await.map_err(|error| Sense::from_io(&error, span.block))?;
@@ -84,7 +84,7 @@ impl LogicalUnit {
     }
 
     /// Fill a buffer from the start of a span.
-    async fn fetch(&self, span: Span, buffer: Buffer) -> Result<Buffer, Failure> {
+    pub(crate) async fn fetch(&self, span: Span, buffer: Buffer) -> Result<Buffer, Failure> {
         let (buffer, result) = self.device().read(span.offset, buffer).await;
         result.map_err(|error| Sense::from_io(&error, span.block))?;
         Ok(buffer)
@@ -101,12 +101,12 @@ impl LogicalUnit {
         let span = self.span_of(cdb)?;
         let data = Self::sent(span, &command.data_out, self.device().info().logical_block_bytes.into());
         let fua = cdb.opcode() >= 0x20 && cdb.byte(1) & FUA != 0;
-        let _shared = self.atomic().read().await;
+        let _shared = self.share().await?;
         self.store(span, data, self.durability(fua)).await?;
         Ok(ScsiResponse { data_out_wanted: span.length, ..ScsiResponse::good() })
     }
 
-    async fn store(&self, span: Span, data: Bytes, durability: Durability) -> Result<(), Failure> {
+    pub(crate) async fn store(&self, span: Span, data: Bytes, durability: Durability) -> Result<(), Failure> {
         if data.is_empty() {
             return Ok(());
         }
@@ -127,7 +127,7 @@ impl LogicalUnit {
         }
         let data = Self::sent(span, &command.data_out, self.device().info().logical_block_bytes.into());
         let buffer = take_at_once(pool, data.len())?;
-        let _shared = self.atomic().read().await;
+        let _shared = self.share().await?;
         self.store(span, data.clone(), Durability::Durable).await?;
         if !data.is_empty() {
             compare(&self.fetch(span, buffer).await?, &data)?;
@@ -163,7 +163,7 @@ impl LogicalUnit {
             let length = (span.length - done).min(VERIFY_PIECE_BYTES);
             let piece = Span { offset: span.offset + done, block: span.block + done / block_bytes, length };
             // A piece at a time, so that a long verify keeps no COMPARE AND WRITE (and all that waits behind) out.
-            let _shared = self.atomic().read().await;
+            let _shared = self.share().await?;
             buffer.truncate(length as usize);
             let found = self.fetch(piece, buffer).await?;
             let expected = match byte_check {
@@ -222,7 +222,7 @@ impl LogicalUnit {
         );
         if span.length > 0 {
             let buffer = take_at_once(pool, span.length as usize)?;
-            let _alone = self.atomic().write().await;
+            let _alone = self.alone().await?;
             compare(&self.fetch(span, buffer).await?, &expected)?;
             self.store(span, new, self.durability(cdb.byte(1) & FUA != 0)).await?;
         }
@@ -240,7 +240,7 @@ impl LogicalUnit {
         let data = Self::sent(span, &command.data_out, self.device().info().logical_block_bytes.into());
         if !data.is_empty() {
             let buffer = take_at_once(pool, data.len())?;
-            let _alone = self.atomic().write().await;
+            let _alone = self.alone().await?;
             let mut merged = self.fetch(span, buffer).await?;
             for (byte, bits) in merged.iter_mut().zip(&data) {
                 *byte |= bits;

@@ -7,23 +7,29 @@
 mod capacity;
 mod cdb;
 pub mod command_table;
+mod copy;
 mod inquiry;
 mod logical_unit;
 mod lun_map;
 mod medium;
 mod mode;
 mod nexus;
+mod ports;
 mod report;
+mod sanitize;
 mod sense;
 mod vpd;
+mod write_atomic;
 mod zeroing;
 
 use bytes::Bytes;
 use smallvec::SmallVec;
+use tokio::sync::watch;
 
 pub use logical_unit::{LogicalUnit, LuIdentity, LuOptions};
 pub use lun_map::{LunMap, LunTaken};
 pub use nexus::Nexus;
+pub use ports::{AccessState, TargetPort};
 pub use sense::Sense;
 
 /// SCSI status codes (SAM-5 table 40).
@@ -53,6 +59,27 @@ pub struct ScsiCommand {
     pub expected_data_out: u32,
     /// The most data the initiator takes.
     pub expected_data_in: u32,
+    /// Becomes true when the command is aborted; only for those of `command_table::may_take_long`.
+    pub abort: Option<watch::Receiver<bool>>,
+}
+
+impl ScsiCommand {
+    /// Nobody wants an answer any more.
+    pub(crate) fn is_aborted(&self) -> bool {
+        self.abort.as_ref().is_some_and(|abort| *abort.borrow())
+    }
+
+    /// Wait until nobody wants an answer any more.
+    pub(crate) async fn aborted(&self) {
+        let told = match self.abort.clone() {
+            Some(mut abort) => abort.wait_for(|aborted| *aborted).await.is_ok(),
+            None => false,
+        };
+        if !told {
+            // It never will be.
+            std::future::pending::<()>().await;
+        }
+    }
 }
 
 /// What became of a command.

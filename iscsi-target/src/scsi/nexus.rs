@@ -44,6 +44,13 @@ impl Attentions {
         }
     }
 
+    /// Tell one nexus, if it is known.
+    pub(crate) fn tell(&mut self, nexus: &Nexus, sense: Sense) {
+        if let Some(queue) = self.0.get_mut(nexus).filter(|queue| !queue.contains(&sense)) {
+            queue.push_back(sense);
+        }
+    }
+
     /// Nobody has anything to be told.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.values().all(VecDeque::is_empty)

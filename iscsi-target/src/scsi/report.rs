@@ -1,26 +1,27 @@
 //! Answers about the device server itself: opcodes, task management functions, logs, defects (SPC-4, SBC-3).
 
 use super::cdb::Cdb;
-use super::command_table::{COMMANDS, Command, of_opcode};
+use super::command_table::{Command, all, of_opcode};
 use super::{ScsiResponse, Sense};
 
 /// Command timeouts descriptor: nothing is promised.
 const TIMEOUTS: [u8; 12] = [0, 10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
-pub(crate) fn opcodes(cdb: Cdb<'_>) -> Result<ScsiResponse, Sense> {
+/// REPORT SUPPORTED OPERATION CODES. `supports` says which of the table's commands are there in this unit.
+pub(crate) fn opcodes(cdb: Cdb<'_>, supports: impl Fn(&Command) -> bool) -> Result<ScsiResponse, Sense> {
     let timeouts = cdb.byte(2) & 0x80 != 0;
     let (opcode, action) = (cdb.byte(3), cdb.u16(4));
     let data = match cdb.byte(2) & 7 {
-        0 => all_opcodes(timeouts),
-        option @ 1..=3 => one_opcode(option, opcode, action, timeouts)?,
-        _ => return Err(Sense::INVALID_FIELD),
+        0 => all_opcodes(timeouts, supports),
+        option @ 1..=3 => support_of(one_opcode(option, opcode, action)?.filter(|c| supports(c)), timeouts),
+        _ => return Err(Sense::invalid_cdb_byte(2)),
     };
     Ok(ScsiResponse::parameters(data, cdb.u32(6) as usize))
 }
 
-fn all_opcodes(timeouts: bool) -> Vec<u8> {
+fn all_opcodes(timeouts: bool, supports: impl Fn(&Command) -> bool) -> Vec<u8> {
     let mut list = Vec::new();
-    for command in COMMANDS {
+    for command in all().filter(|command| supports(command)) {
         let flags = u8::from(command.service_action.is_some()) | u8::from(timeouts) << 1;
         list.extend_from_slice(&[command.opcode, 0]);
         list.extend_from_slice(&u16::from(command.service_action.unwrap_or(0)).to_be_bytes());
@@ -36,16 +37,16 @@ fn all_opcodes(timeouts: bool) -> Vec<u8> {
 }
 
 /// Reporting options 001b (opcode), 010b (opcode and service action) and 011b (either).
-fn one_opcode(option: u8, opcode: u8, action: u16, timeouts: bool) -> Result<Vec<u8>, Sense> {
+fn one_opcode(option: u8, opcode: u8, action: u16) -> Result<Option<&'static Command>, Sense> {
     let has_actions = of_opcode(opcode).any(|command| command.service_action.is_some());
     let known = of_opcode(opcode).next().is_some();
     if known && ((option == 1 && has_actions) || (option == 2 && !has_actions)) {
-        return Err(Sense::INVALID_FIELD);
+        // REPORTING OPTIONS does not fit the operation code.
+        return Err(Sense::invalid_cdb_byte(2));
     }
     let found = of_opcode(opcode)
         .find(|command| command.service_action.is_none_or(|found| u16::from(found) == action));
-    let found = found.filter(|command| command.service_action.is_some() || option != 3 || action == 0);
-    Ok(support_of(found, timeouts))
+    Ok(found.filter(|command| command.service_action.is_some() || option != 3 || action == 0))
 }
 
 fn support_of(command: Option<&Command>, timeouts: bool) -> Vec<u8> {

@@ -13,6 +13,28 @@ pub struct Sense {
     pub ascq: u8,
     /// INFORMATION: a block address, or an offset.
     pub information: Option<u64>,
+    /// What the sense key specific bytes say.
+    pub specific: Option<Specific>,
+}
+
+/// Sense key specific bytes (SPC-4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Specific {
+    /// How far it is, in parts of 65,536.
+    Progress(u16),
+    /// The byte of the CDB that is wrong.
+    CdbByte(u16),
+}
+
+impl Specific {
+    fn encode(self) -> [u8; 3] {
+        // SKSV: the bytes say something. C/D: the CDB is meant.
+        let (flags, [high, low]) = match self {
+            Self::Progress(parts) => (0x80, parts.to_be_bytes()),
+            Self::CdbByte(byte) => (0xc0, byte.to_be_bytes()),
+        };
+        [flags, high, low]
+    }
 }
 
 const NOT_READY: u8 = 0x02;
@@ -21,12 +43,13 @@ const HARDWARE_ERROR: u8 = 0x04;
 const ILLEGAL_REQUEST: u8 = 0x05;
 const UNIT_ATTENTION: u8 = 0x06;
 const DATA_PROTECT: u8 = 0x07;
+const COPY_ABORTED: u8 = 0x0a;
 const MISCOMPARE: u8 = 0x0e;
 
 impl Sense {
     /// Sense without INFORMATION.
     pub const fn new(key: u8, asc: u8, ascq: u8) -> Self {
-        Self { key, asc, ascq, information: None }
+        Self { key, asc, ascq, information: None, specific: None }
     }
 
     /// NO SENSE.
@@ -56,6 +79,46 @@ impl Sense {
     /// REPORTED LUNS DATA HAS CHANGED.
     pub const LUNS_CHANGED: Self = Self::new(UNIT_ATTENTION, 0x3f, 0x0e);
 
+    /// LOGICAL UNIT NOT ACCESSIBLE, ASYMMETRIC ACCESS STATE TRANSITION.
+    pub const TRANSITIONING: Self = Self::new(NOT_READY, 0x04, 0x0a);
+    /// LOGICAL UNIT NOT ACCESSIBLE, TARGET PORT IN STANDBY STATE.
+    pub const STANDBY: Self = Self::new(NOT_READY, 0x04, 0x0b);
+    /// LOGICAL UNIT NOT ACCESSIBLE, TARGET PORT IN UNAVAILABLE STATE.
+    pub const UNAVAILABLE: Self = Self::new(NOT_READY, 0x04, 0x0c);
+    /// LOGICAL UNIT NOT READY, OFFLINE.
+    pub const OFFLINE: Self = Self::new(NOT_READY, 0x04, 0x12);
+    /// ASYMMETRIC ACCESS STATE CHANGED.
+    pub const ACCESS_CHANGED: Self = Self::new(UNIT_ATTENTION, 0x2a, 0x06);
+    /// COMMANDS CLEARED BY ANOTHER INITIATOR.
+    pub const COMMANDS_CLEARED: Self = Self::new(UNIT_ATTENTION, 0x2f, 0x00);
+    /// LOGICAL UNIT NOT READY, SANITIZE IN PROGRESS.
+    pub const SANITIZING: Self = Self::new(NOT_READY, 0x04, 0x1b);
+    /// SANITIZE COMMAND FAILED.
+    pub const SANITIZE_FAILED: Self = Self::new(MEDIUM_ERROR, 0x31, 0x03);
+    /// TOO MANY TARGET DESCRIPTORS.
+    pub const TOO_MANY_TARGETS: Self = Self::new(ILLEGAL_REQUEST, 0x26, 0x06);
+    /// UNSUPPORTED TARGET DESCRIPTOR TYPE CODE.
+    pub const TARGET_TYPE: Self = Self::new(ILLEGAL_REQUEST, 0x26, 0x07);
+    /// TOO MANY SEGMENT DESCRIPTORS.
+    pub const TOO_MANY_SEGMENTS: Self = Self::new(ILLEGAL_REQUEST, 0x26, 0x08);
+    /// UNSUPPORTED SEGMENT DESCRIPTOR TYPE CODE.
+    pub const SEGMENT_TYPE: Self = Self::new(ILLEGAL_REQUEST, 0x26, 0x09);
+    /// INLINE DATA LENGTH EXCEEDED.
+    pub const INLINE_DATA: Self = Self::new(ILLEGAL_REQUEST, 0x26, 0x0b);
+    /// UNEXPECTED INEXACT SEGMENT.
+    pub const INEXACT_SEGMENT: Self = Self::new(COPY_ABORTED, 0x26, 0x0a);
+    /// UNREACHABLE COPY TARGET.
+    pub const UNREACHABLE: Self = Self::new(COPY_ABORTED, 0x08, 0x04);
+    /// THIRD PARTY DEVICE FAILURE: a unit that the copy reads or writes refused.
+    pub const THIRD_PARTY: Self = Self::new(COPY_ABORTED, 0x0d, 0x01);
+    /// COPY ABORTED, without more.
+    pub const COPY_ABORTED: Self = Self::new(COPY_ABORTED, 0x00, 0x00);
+
+    /// INVALID FIELD IN CDB, at this byte.
+    pub fn invalid_cdb_byte(at: u16) -> Self {
+        Self { specific: Some(Specific::CdbByte(at)), ..Self::INVALID_FIELD }
+    }
+
     /// MISCOMPARE DURING VERIFY OPERATION, at this byte of the data that was compared.
     pub fn miscompare(offset: u64) -> Self {
         Self { information: Some(offset), ..Self::new(MISCOMPARE, 0x1d, 0x00) }
@@ -82,13 +145,17 @@ impl Sense {
 
     /// The bytes, as current information in fixed (70h) or descriptor (72h) format.
     pub fn encode(&self, descriptor_format: bool) -> Vec<u8> {
+        let specific = self.specific.map(Specific::encode);
         if descriptor_format {
             let mut bytes = vec![0x72, self.key, self.asc, self.ascq, 0, 0, 0, 0];
             if let Some(information) = self.information {
-                bytes[7] = 12;
                 bytes.extend_from_slice(&[0x00, 0x0a, 0x80, 0]);
                 bytes.extend_from_slice(&information.to_be_bytes());
             }
+            if let Some([flags, high, low]) = specific {
+                bytes.extend_from_slice(&[0x02, 0x06, 0, 0, flags, high, low, 0]);
+            }
+            bytes[7] = (bytes.len() - 8) as u8;
             return bytes;
         }
         let mut bytes = vec![0; 18];
@@ -101,6 +168,9 @@ impl Sense {
         if let Some(information) = self.information.and_then(|value| u32::try_from(value).ok()) {
             bytes[0] |= 0x80;
             bytes[3..7].copy_from_slice(&information.to_be_bytes());
+        }
+        if let Some(specific) = specific {
+            bytes[15..18].copy_from_slice(&specific);
         }
         bytes
     }

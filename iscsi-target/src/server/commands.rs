@@ -5,12 +5,12 @@ use std::rc::Rc;
 use block_io::BufferPool;
 use bytes::Bytes;
 use smallvec::SmallVec;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::state::{Early, Incoming, Phase, State, Task};
 use crate::pdu::{Bhs, request};
 use crate::registry::Target;
-use crate::scsi::{ScsiCommand, ScsiResponse, Sense, Status};
+use crate::scsi::{ScsiCommand, ScsiResponse, Sense, Status, command_table};
 use crate::session::order::Attribute;
 use crate::session::transfer::{Next, Transfer};
 use crate::session::window::Arrival;
@@ -23,6 +23,14 @@ pub(super) struct Commands {
     pub(super) pool: BufferPool,
 }
 
+/// What an abort has met.
+pub(super) struct Aborted {
+    /// Those that run are waited for by these.
+    pub(super) running: Vec<oneshot::Receiver<()>>,
+    /// The LUNs of all of them.
+    pub(super) luns: Vec<u64>,
+}
+
 impl Commands {
     /// A command is here, with its immediate data in `incoming`'s buffer.
     pub(super) fn arrived(&self, header: request::ScsiCommand, incoming: Incoming, bhs: &Bhs) {
@@ -32,6 +40,7 @@ impl Commands {
             attribute: Attribute::from_flags(header.flags),
             phase: Phase::Receiving(Box::new(incoming)),
             aborted: false,
+            abort: None,
             waiters: Vec::new(),
         };
         self.state.tasks.borrow_mut().insert(tag, task);
@@ -120,12 +129,18 @@ impl Commands {
             let (reads, writes) =
                 (header.flags & request::COMMAND_READ != 0, header.flags & request::COMMAND_WRITE != 0);
             let expected = header.expected_data_transfer_length.get();
+            let abort = command_table::may_take_long(header.cdb[0]).then(|| {
+                let (sender, receiver) = watch::channel(false);
+                task.abort = Some(sender);
+                receiver
+            });
             ScsiCommand {
                 lun: header.lun.get(),
                 cdb: SmallVec::from_slice(&header.cdb),
                 data_out,
                 expected_data_out: if writes { expected } else { 0 },
                 expected_data_in: if reads { expected } else { 0 },
+                abort,
             }
         };
         let this = self.clone();
@@ -169,19 +184,24 @@ impl Commands {
         self.state.window.borrow_mut().open(under_way);
     }
 
-    /// Abort tasks for which `which` holds. Those that run are waited for by the receivers; the others are gone.
-    pub(super) fn abort(&self, which: impl Fn(u32, &Task) -> bool) -> Vec<oneshot::Receiver<()>> {
+    /// Abort tasks for which `which` holds. Those that do not run are gone at once.
+    pub(super) fn abort(&self, which: impl Fn(u32, &Task) -> bool) -> Aborted {
         let mut running = Vec::new();
+        let mut luns = Vec::new();
         let mut gone = Vec::new();
         self.state.tasks.borrow_mut().retain(|&tag, task| {
             if !which(tag, task) {
                 return true;
             }
+            luns.push(task.header.lun.get());
             if !matches!(task.phase, Phase::Running) {
                 gone.push(tag);
                 return false;
             }
             task.aborted = true;
+            if let Some(abort) = &task.abort {
+                abort.send_replace(true);
+            }
             let (sender, receiver) = oneshot::channel();
             task.waiters.push(sender);
             running.push(receiver);
@@ -191,7 +211,7 @@ impl Commands {
             order.remove(|tag| gone.contains(tag));
         }
         self.open_window();
-        running
+        Aborted { running, luns }
     }
 
     /// What the transfer of a new command will be.

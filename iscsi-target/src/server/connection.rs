@@ -151,7 +151,7 @@ impl Connection {
         self.segment = None;
         // The initiator learns at once that it is over; a socket that is gone already needs no closing.
         let _ = socket2::SockRef::from(&self.stream).shutdown(std::net::Shutdown::Both);
-        for task in self.commands.abort(|_, _| true) {
+        for task in self.commands.abort(|_, _| true).running {
             // An error means that it has ended.
             let _ = task.await;
         }
@@ -247,8 +247,8 @@ impl Connection {
 
     fn take_message(&mut self, message: SessionMessage) {
         match message {
-            SessionMessage::Abort { lun, done } => {
-                let running = self.commands.abort_lun(lun);
+            SessionMessage::Abort { units, cleared, done } => {
+                let running = self.commands.ended_by_another(&units, cleared).running;
                 tokio::task::spawn_local(async move {
                     for task in running {
                         let _ = task.await;

@@ -1,12 +1,15 @@
 //! Task management (RFC 7143 section 11.5, SAM-5 clause 7). A function is answered only once what it aborted can no
 //! longer change data.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use super::commands::Commands;
+use super::commands::{Aborted, Commands};
 use crate::pdu::{opcode, request, response};
 use crate::registry::{SessionMessage, TargetRegistry, tell};
+use crate::scsi::{LogicalUnit, Sense};
 
 /// Responses (RFC 7143 section 11.6.1).
 const COMPLETE: u8 = 0;
@@ -15,44 +18,56 @@ const NO_LUN: u8 = 2;
 const REASSIGN_UNSUPPORTED: u8 = 4;
 const UNSUPPORTED: u8 = 5;
 
+/// Functions (RFC 7143 section 11.5.1).
+const ABORT_TASK: u8 = 1;
+const ABORT_TASK_SET: u8 = 2;
+const CLEAR_TASK_SET: u8 = 4;
+const UNIT_RESET: u8 = 5;
+const WARM_RESET: u8 = 6;
+const COLD_RESET: u8 = 7;
+const REASSIGN: u8 = 8;
+
 impl Commands {
     /// Carry out a task management function; the answer follows when it is done.
     pub(super) fn manage(
         &self,
         header: &request::TaskManagement,
-        registry: &std::sync::Arc<TargetRegistry>,
+        registry: &Arc<TargetRegistry>,
         session: u64,
     ) {
         let lun = header.lun.get();
         let tag = header.initiator_task_tag.get();
-        let (running, reset) = match header.function & 0x7f {
-            1 => match self.abort_one(header) {
-                Ok(running) => (running, None),
-                Err(code) => return self.answer(tag, code),
-            },
-            // All tasks of this nexus on the LUN; with one nexus per session, CLEAR TASK SET goes further below.
-            2 => (self.abort_lun(Some(lun)), None),
-            4 => (self.abort_lun(Some(lun)), Some(Reset { lun: Some(lun), unit: false })),
-            5 => (self.abort_lun(Some(lun)), Some(Reset { lun: Some(lun), unit: true })),
-            6 | 7 => (self.abort_lun(None), Some(Reset { lun: None, unit: true })),
-            8 => return self.answer(tag, REASSIGN_UNSUPPORTED),
-            _ => return self.answer(tag, UNSUPPORTED),
-        };
-        if matches!(header.function & 0x7f, 2 | 4 | 5) && !self.target.luns.contains(lun) {
+        let function = header.function & 0x7f;
+        if matches!(function, ABORT_TASK_SET | CLEAR_TASK_SET | UNIT_RESET) && !self.target.luns.contains(lun)
+        {
             return self.answer(tag, NO_LUN);
         }
-        let (this, registry) = (self.clone(), std::sync::Arc::clone(registry));
-        let cold = header.function & 0x7f == 7;
+        let all = matches!(function, WARM_RESET | COLD_RESET);
+        let units = registry.views_of(&self.target.luns.meant((!all).then_some(lun)));
+        let running = match function {
+            ABORT_TASK => match self.abort_one(header) {
+                Ok(running) => running,
+                Err(code) => return self.answer(tag, code),
+            },
+            ABORT_TASK_SET | CLEAR_TASK_SET | UNIT_RESET => self.abort_units(&units).running,
+            WARM_RESET | COLD_RESET => self.abort(|_, _| true).running,
+            REASSIGN => return self.answer(tag, REASSIGN_UNSUPPORTED),
+            _ => return self.answer(tag, UNSUPPORTED),
+        };
+        let (this, registry) = (self.clone(), Arc::clone(registry));
         tokio::task::spawn_local(async move {
             for task in running {
                 // An error means that it ended otherwise.
                 let _ = task.await;
             }
-            if let Some(reset) = reset {
-                this.reset_everywhere(&registry, session, &reset).await;
+            if matches!(function, CLEAR_TASK_SET | UNIT_RESET | WARM_RESET | COLD_RESET) {
+                this.end_others_tasks(&registry, session, &units, function == CLEAR_TASK_SET).await;
+            }
+            if matches!(function, UNIT_RESET | WARM_RESET | COLD_RESET) {
+                units.iter().for_each(|unit| unit.reset(&this.state.nexus));
             }
             this.answer(tag, COMPLETE);
-            if cold {
+            if function == COLD_RESET {
                 for other in registry.others(&this.target.name, session) {
                     tell(&other, |done| SessionMessage::Drop { done }).await;
                 }
@@ -70,25 +85,41 @@ impl Commands {
         // A task that was never received, but may still come, is as good as aborted (RFC 7143 section 11.5.1).
         let may_come = self.state.window.borrow().admits(header.ref_cmd_sn.get());
         match (there, same_lun, may_come) {
-            (true, true, _) => Ok(self.abort(|tag, _| tag == referenced)),
+            (true, true, _) => Ok(self.abort(|tag, _| tag == referenced).running),
             (false, _, true) => Ok(Vec::new()),
             _ => Err(NO_TASK),
         }
     }
 
-    /// Abort every task of this session on a LUN, or all.
-    pub(super) fn abort_lun(&self, lun: Option<u64>) -> Vec<oneshot::Receiver<()>> {
-        self.abort(|_, task| lun.is_none_or(|lun| task.header.lun.get() == lun))
+    /// Abort every task of this session in one of these units, by whatever LUN.
+    pub(super) fn abort_units(&self, units: &[Arc<LogicalUnit>]) -> Aborted {
+        self.abort(|_, task| self.target.luns.is_one_of(task.header.lun.get(), units))
     }
 
-    /// The other nexuses' tasks end too, then the units are reset.
-    async fn reset_everywhere(&self, registry: &TargetRegistry, session: u64, reset: &Reset) {
-        for other in registry.others(&self.target.name, session) {
-            tell(&other, |done| SessionMessage::Abort { lun: reset.lun, done }).await;
+    /// The tasks that others have in these units end, by whatever target they came.
+    async fn end_others_tasks(
+        &self,
+        registry: &TargetRegistry,
+        session: u64,
+        units: &[Arc<LogicalUnit>],
+        cleared: bool,
+    ) {
+        for other in registry.others_at(units, session) {
+            tell(&other, |done| SessionMessage::Abort { units: units.to_vec(), cleared, done }).await;
         }
-        if reset.unit {
-            self.target.luns.reset(reset.lun, &self.state.nexus);
+    }
+
+    /// Another nexus ends our tasks in these units; the initiator is told where it is to know.
+    pub(super) fn ended_by_another(&self, units: &[Arc<LogicalUnit>], cleared: bool) -> Aborted {
+        let aborted = self.abort_units(units);
+        for unit in self.target.luns.meant(None) {
+            let hit =
+                aborted.luns.iter().any(|lun| self.target.luns.is_one_of(*lun, std::slice::from_ref(&unit)));
+            if cleared && hit {
+                unit.tell(&self.state.nexus, Sense::COMMANDS_CLEARED);
+            }
         }
+        aborted
     }
 
     fn answer(&self, tag: u32, code: u8) {
@@ -98,9 +129,4 @@ impl Commands {
         header.target_transfer_tag = 0.into();
         self.state.send(&header, Bytes::new());
     }
-}
-
-struct Reset {
-    lun: Option<u64>,
-    unit: bool,
 }

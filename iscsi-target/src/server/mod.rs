@@ -247,7 +247,7 @@ fn connect(
         isid: login.isid,
         target_name: name.clone().unwrap_or_default(),
         target_portal_group: PORTAL_GROUP_TAG,
-        relative_target_port: 1,
+        relative_target_port: target.as_ref().map_or(1, |target| target.luns.port().number()),
     };
     let text = TextExchange {
         registry: Arc::clone(&hall.registry),

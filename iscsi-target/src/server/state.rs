@@ -34,6 +34,8 @@ pub(super) struct Task {
     pub(super) attribute: Attribute,
     pub(super) phase: Phase,
     pub(super) aborted: bool,
+    /// Tells a command that may take long that it was aborted.
+    pub(super) abort: Option<tokio::sync::watch::Sender<bool>>,
     /// Told when the command has ended.
     pub(super) waiters: Vec<oneshot::Sender<()>>,
 }
