@@ -10,10 +10,10 @@ use block_io::runtime::WorkerPool;
 use block_io::{BlockDevice, BufferPool};
 use iscsi_target::chap::{Account, ChapPolicy, Secret};
 use iscsi_target::registry::{AccessPolicy, RegistryError, SessionInfo, TargetRegistry};
-use iscsi_target::scsi::{LogicalUnit, LuIdentity, LuOptions};
+use iscsi_target::scsi::{AccessState, LogicalUnit, LuIdentity, LuOptions};
 use iscsi_target::server::{ServerConfig, ServerError, TargetServer};
 use labsan_api::ErrorCode;
-use labsan_api::target::{Access, Session};
+use labsan_api::target::{Access, PathState, Session};
 use raid_core::volume::Volume;
 use uuid::Uuid;
 
@@ -69,9 +69,9 @@ impl Targets {
     /// Carry out one step. `volume` is what a LUN to be mapped stands for; without one it waits for its array.
     pub(crate) async fn apply(&self, step: &Step, volume: Option<Arc<Volume>>) -> Result<(), TargetsError> {
         match step {
-            Step::CreateTarget { iqn, alias } => {
+            Step::CreateTarget { iqn, alias, port } => {
                 let alias = Some(alias.clone()).filter(|alias| !alias.is_empty());
-                match self.registry.create_target(iqn, alias) {
+                match self.registry.create_target_behind(iqn, alias, Some(*port)) {
                     Err(RegistryError::TargetExists(_)) => Ok(()),
                     result => Ok(result?),
                 }
@@ -80,6 +80,7 @@ impl Targets {
             Step::SetAccess { iqn, access } => {
                 tolerate_missing(self.registry.set_access(iqn, access_policy(access)))
             }
+            Step::SetState { iqn, state } => tolerate_missing(self.set_state_in_registry(iqn, *state)),
             Step::SetChap { iqn, chap } => Ok(self.registry.set_chap(iqn, chap_policy(chap))?),
             Step::UnmapLun { iqn, lun } => tolerate_missing(self.registry.unmap_lun(iqn, *lun).map(drop)),
             Step::MapLun { iqn, lun } => match volume {
@@ -87,6 +88,21 @@ impl Targets {
                 None => Ok(()),
             },
         }
+    }
+
+    fn set_state_in_registry(&self, iqn: &str, state: PathState) -> Result<(), RegistryError> {
+        self.registry.set_access_state(iqn, access_state(state))
+    }
+
+    /// Change what initiators may do through a target.
+    pub(crate) fn set_state(&self, iqn: &str, state: PathState) -> Result<(), TargetsError> {
+        tolerate_missing(self.set_state_in_registry(iqn, state))
+    }
+
+    /// What initiators may do through a target now; they may have changed it themselves.
+    pub(crate) fn state(&self, iqn: &str) -> Option<PathState> {
+        let now = self.registry.target(iqn).ok()?.luns.port().access();
+        PathState::ALL.into_iter().map(|(state, _)| state).find(|state| access_state(*state) == now)
     }
 
     /// Nobody gets in any more when this runs; whoever is in is sent away before the target is gone.
@@ -112,17 +128,23 @@ impl Targets {
         let mut units = lock(&self.units);
         units.retain(|unit| unit.strong_count() > 0);
         // A volume of an array that was started again is another object: its old unit must not be used.
-        let same = |unit: &Arc<LogicalUnit>| {
-            std::ptr::addr_eq(Arc::as_ptr(unit.device()), Arc::as_ptr(&volume))
-                && unit.options().read_only == read_only
-        };
-        if let Some(unit) = units.iter().filter_map(Weak::upgrade).find(same) {
-            return unit;
+        let of_volume =
+            |unit: &Arc<LogicalUnit>| std::ptr::addr_eq(Arc::as_ptr(unit.device()), Arc::as_ptr(&volume));
+        let known: Vec<_> = units.iter().filter_map(Weak::upgrade).filter(of_volume).collect();
+        if let Some(unit) = known.iter().find(|unit| unit.options().read_only == read_only) {
+            return Arc::clone(unit);
         }
-        let uuid = volume.uuid();
-        let identity = LuIdentity { uuid, serial: uuid.simple().to_string(), product: PRODUCT.to_owned() };
         let options = LuOptions { read_only, write_cache: volume.write_cache() };
-        let unit = LogicalUnit::new(volume as Arc<dyn BlockDevice>, identity, options);
+        let unit = match known.first() {
+            // With other rights, but what is atomic for one is atomic for the other.
+            Some(other) => other.view(options),
+            None => {
+                let uuid = volume.uuid();
+                let (serial, product) = (uuid.simple().to_string(), PRODUCT.to_owned());
+                let identity = LuIdentity { uuid, serial, product };
+                LogicalUnit::new(volume as Arc<dyn BlockDevice>, identity, options)
+            }
+        };
         units.push(Arc::downgrade(&unit));
         unit
     }
@@ -180,6 +202,17 @@ fn tolerate_missing(result: Result<(), RegistryError>) -> Result<(), TargetsErro
     match result {
         Err(RegistryError::NoTarget(_) | RegistryError::NoLun { .. }) => Ok(()),
         result => Ok(result?),
+    }
+}
+
+fn access_state(state: PathState) -> AccessState {
+    match state {
+        PathState::Optimized => AccessState::Optimized,
+        PathState::NonOptimized => AccessState::NonOptimized,
+        PathState::Standby => AccessState::Standby,
+        PathState::Unavailable => AccessState::Unavailable,
+        PathState::Offline => AccessState::Offline,
+        PathState::Transitioning => AccessState::Transitioning,
     }
 }
 

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use labsan_api::target::PathState;
 use labsan_api::{Size, VolumePath};
 
 /// Command line of the labsan storage appliance.
@@ -364,6 +365,20 @@ pub(crate) enum TargetCommand {
     },
     /// Ask initiators for a password (CHAP).
     Chap(ChapArgs),
+    /// Say what initiators may do through a target that is one of several ways to its volumes (ALUA).
+    State {
+        /// The target.
+        target: String,
+        /// The state.
+        #[arg(value_parser = path_state)]
+        state: PathState,
+    },
+}
+
+fn path_state(text: &str) -> Result<PathState, String> {
+    let names = PathState::ALL.map(|(_, name)| name).join(", ");
+    let found = PathState::ALL.into_iter().find(|(_, name)| *name == text);
+    found.map(|(state, _)| state).ok_or_else(|| format!("it is one of {names}"))
 }
 
 #[derive(Debug, Subcommand)]

@@ -34,6 +34,8 @@ pub const TARGET_ALLOW: &str = "/v1/targets/{iqn}/allow";
 pub const TARGET_DENY: &str = "/v1/targets/{iqn}/deny";
 /// `PUT` [`SetChap`](crate::target::SetChap).
 pub const TARGET_CHAP: &str = "/v1/targets/{iqn}/chap";
+/// PUT.
+pub const TARGET_STATE: &str = "/v1/targets/{iqn}/state";
 /// `GET`: [`Luns`](crate::target::Luns); `POST` [`MapLun`](crate::target::MapLun): [`Mapped`](crate::target::Mapped).
 pub const LUNS: &str = "/v1/luns";
 /// `DELETE`.

@@ -15,6 +15,52 @@ pub struct Access {
     pub loopback_only: bool,
 }
 
+/// What initiators may do through a target (asymmetric logical unit access, SPC-4).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PathState {
+    /// Everything; the best way to its volumes.
+    #[default]
+    Optimized,
+    /// Everything, but another target is a better way.
+    NonOptimized,
+    /// Nothing that needs the medium.
+    Standby,
+    /// Hardly more than asking who it is.
+    Unavailable,
+    /// The same, and initiators cannot change it.
+    Offline,
+    /// On the way to another state: initiators wait.
+    Transitioning,
+}
+
+impl PathState {
+    /// All of them, and how they are written.
+    pub const ALL: [(Self, &str); 6] = [
+        (Self::Optimized, "optimized"),
+        (Self::NonOptimized, "non-optimized"),
+        (Self::Standby, "standby"),
+        (Self::Unavailable, "unavailable"),
+        (Self::Offline, "offline"),
+        (Self::Transitioning, "transitioning"),
+    ];
+}
+
+impl std::fmt::Display for PathState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let name = Self::ALL.iter().find(|(state, _)| state == self).map_or("", |(_, name)| name);
+        f.write_str(name)
+    }
+}
+
+/// Body of `PUT .../state`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SetPathState {
+    /// The state as it shall be.
+    pub state: PathState,
+}
+
 /// A target.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Target {
@@ -28,6 +74,9 @@ pub struct Target {
     pub chap_users: Vec<String>,
     /// The user by which the target proves itself to initiators.
     pub mutual_chap_user: Option<String>,
+    /// What initiators may do through it now.
+    #[serde(default)]
+    pub state: PathState,
     /// Its LUNs by number.
     pub luns: Vec<Lun>,
 }
@@ -178,6 +227,14 @@ pub struct Mapped {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn states_are_written_as_they_are_read() {
+        for (state, name) in PathState::ALL {
+            assert_eq!(state.to_string(), name);
+            assert_eq!(serde_json::to_value(state).unwrap(), name);
+        }
+    }
 
     #[test]
     fn secrets_do_not_reach_logs() {

@@ -13,7 +13,7 @@ use labsan_api::VolumePath;
 use labsan_api::array::{CreateArray, MemberChange, StartArrays};
 use labsan_api::event::{EventQuery, MAX_WAIT_SECONDS};
 use labsan_api::paths;
-use labsan_api::target::{AccessChange, CreateTarget, MapLun, SetChap};
+use labsan_api::target::{AccessChange, CreateTarget, MapLun, SetChap, SetPathState};
 use labsan_api::volume::{CreateVolume, ResizeVolume};
 
 use super::on_worker;
@@ -78,6 +78,7 @@ pub(super) fn router(daemon: Arc<Daemon>) -> Router {
         .route(paths::TARGET_ALLOW, post(allow))
         .route(paths::TARGET_DENY, post(deny))
         .route(paths::TARGET_CHAP, put(set_chap))
+        .route(paths::TARGET_STATE, put(set_state))
         .route(paths::LUNS, get(get_luns).post(map_lun))
         .route(paths::LUN, delete(unmap_lun))
         .route(paths::SESSIONS, get(get_sessions))
@@ -207,6 +208,14 @@ async fn deny(State(daemon): Here, Named(iqn): Named<String>, Body(request): Bod
 
 async fn set_chap(State(daemon): Here, Named(iqn): Named<String>, Body(request): Body<SetChap>) -> Answer {
     on_worker(&daemon, async move |daemon| targets::chap(&daemon, &iqn, request).await).await
+}
+
+async fn set_state(
+    State(daemon): Here,
+    Named(iqn): Named<String>,
+    Body(request): Body<SetPathState>,
+) -> Answer {
+    on_worker(&daemon, async move |daemon| targets::set_state(&daemon, &iqn, request.state).await).await
 }
 
 async fn get_luns(State(daemon): Here) -> Answer {

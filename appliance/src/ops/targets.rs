@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use labsan_api::Done;
 use labsan_api::target::{
-    AccessChange, ChapAccount, CreateTarget, Lun, Luns, MapLun, Mapped, Session, Sessions, SetChap, Target,
-    Targets,
+    AccessChange, ChapAccount, CreateTarget, Lun, Luns, MapLun, Mapped, PathState, Session, Sessions,
+    SetChap, Target, Targets,
 };
 
 use crate::change;
@@ -27,6 +27,7 @@ fn shown(daemon: &Daemon, target: &TargetRecord) -> Target {
         access: target.access.clone(),
         chap_users: target.chap.accounts.iter().map(|account| account.user.clone()).collect(),
         mutual_chap_user: target.chap.mutual.as_ref().map(|account| account.user.clone()),
+        state: daemon.targets.state(&target.iqn).unwrap_or(target.state),
         luns: target.luns.iter().map(|lun| shown_lun(daemon, &target.iqn, lun)).collect(),
     }
 }
@@ -118,6 +119,17 @@ pub(crate) async fn chap(daemon: &Daemon, iqn: &str, request: SetChap) -> Result
         mutual: request.mutual.map(account),
     };
     edited(daemon, |document| edit::set_chap(document, iqn, chap)).await
+}
+
+/// Change what initiators may do through a target, for good: also where one of them had set another state since.
+pub(crate) async fn set_state(daemon: &Daemon, iqn: &str, state: PathState) -> Result<Done, Failure> {
+    let before = daemon.targets.state(iqn);
+    let mut done = edited(daemon, |document| edit::set_state(document, iqn, state)).await?;
+    if !done.changed && before.is_some_and(|before| before != state) {
+        daemon.targets.set_state(iqn, state)?;
+        done = Done::changed(format!("{iqn} is {state} again"));
+    }
+    Ok(done)
 }
 
 /// Make a volume a LUN.

@@ -5,12 +5,15 @@
 
 use std::collections::BTreeMap;
 
-use labsan_api::target::Access;
+use labsan_api::target::{Access, PathState};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 /// The newest meaning of the document that this labsan knows.
 pub(crate) const SCHEMA: u32 = 1;
+
+/// Where the port numbers of targets without one begin; far more than there are targets lie on either side.
+const UNNUMBERED_PORTS: u16 = 0x8000;
 
 /// The SAN's configuration.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -45,6 +48,13 @@ pub(crate) struct TargetRecord {
     /// How initiators prove who they are; without accounts CHAP is not asked for.
     #[serde(default)]
     pub(crate) chap: Chap,
+    /// What initiators may do through it.
+    #[serde(default)]
+    pub(crate) state: PathState,
+    /// The number of its port, by which initiators tell it from other targets of the same volume; kept for good. 0 in
+    /// documents that were written before there were any.
+    #[serde(default)]
+    pub(crate) port: u16,
     /// By number.
     #[serde(default)]
     pub(crate) luns: Vec<LunRecord>,
@@ -144,6 +154,21 @@ impl SanDocument {
     /// The target of this name.
     pub(crate) fn target(&self, iqn: &str) -> Option<&TargetRecord> {
         self.targets.iter().find(|target| target.iqn == iqn)
+    }
+
+    /// The number of a target's port. One without a number has its own range, by its place in the list.
+    pub(crate) fn port(&self, target: &TargetRecord) -> u16 {
+        if target.port != 0 {
+            return target.port;
+        }
+        let before = self.targets.iter().take_while(|other| other.iqn != target.iqn);
+        UNNUMBERED_PORTS + before.filter(|other| other.port == 0).count() as u16
+    }
+
+    /// The lowest port number that no target has.
+    pub(crate) fn free_port(&self) -> u16 {
+        let taken = |number: &u16| self.targets.iter().any(|target| target.port == *number);
+        (1..UNNUMBERED_PORTS).find(|number| !taken(number)).unwrap_or(0)
     }
 
     /// Every place where the volume is mapped.

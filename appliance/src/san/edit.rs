@@ -3,6 +3,7 @@
 //! Every wish is idempotent: what is so already is no change and no error; what is there but different is refused.
 
 use labsan_api::names::{self, NameError};
+use labsan_api::target::PathState;
 use uuid::Uuid;
 
 use super::document::{Account, Chap, LunRecord, SanDocument, TargetRecord};
@@ -146,6 +147,8 @@ pub(crate) fn create_target(document: &SanDocument, iqn: &str, alias: Option<&st
             alias: alias.unwrap_or_default().to_owned(),
             access: labsan_api::target::Access::default(),
             chap: Chap::default(),
+            state: PathState::default(),
+            port: document.free_port(),
             luns: Vec::new(),
             next_lun: 0,
             other: std::collections::BTreeMap::new(),
@@ -230,6 +233,14 @@ pub(crate) fn set_chap(document: &SanDocument, iqn: &str, chap: Chap) -> Edited 
         n => format!("{iqn} asks for CHAP as one of {n} users"),
     };
     change_target(document, iqn, message, |target| target.chap = chap)
+}
+
+/// Change what initiators may do through a target.
+pub(crate) fn set_state(document: &SanDocument, iqn: &str, state: PathState) -> Edited {
+    if find(document, iqn)?.state == state {
+        return already(format!("{iqn} is {state} already"));
+    }
+    change_target(document, iqn, format!("{iqn} is {state}"), |target| target.state = state)
 }
 
 fn check_chap(chap: &Chap) -> Result<(), SanError> {

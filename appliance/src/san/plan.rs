@@ -4,7 +4,7 @@
 //! Order: what goes, goes first, access before LUNs before the target; what comes is complete before it lets
 //! anybody in.
 
-use labsan_api::target::Access;
+use labsan_api::target::{Access, PathState};
 
 use super::document::{Chap, LunRecord, SanDocument, TargetRecord};
 
@@ -29,6 +29,15 @@ pub(crate) enum Step {
         iqn: String,
         /// Its alias.
         alias: String,
+        /// The number of its port.
+        port: u16,
+    },
+    /// Change what initiators may do through it.
+    SetState {
+        /// The target.
+        iqn: String,
+        /// The state.
+        state: PathState,
     },
     /// Replace the CHAP accounts.
     SetChap {
@@ -63,16 +72,19 @@ pub(crate) fn plan(from: Option<&SanDocument>, to: &SanDocument) -> Vec<Step> {
     }
     for target in &to.targets {
         match old(&target.iqn) {
-            None => add(target, &mut steps),
+            None => add(target, to.port(target), &mut steps),
             Some(old) => alter(old, target, &mut steps),
         }
     }
     steps
 }
 
-fn add(target: &TargetRecord, steps: &mut Vec<Step>) {
+fn add(target: &TargetRecord, port: u16, steps: &mut Vec<Step>) {
     let iqn = || target.iqn.clone();
-    steps.push(Step::CreateTarget { iqn: iqn(), alias: target.alias.clone() });
+    steps.push(Step::CreateTarget { iqn: iqn(), alias: target.alias.clone(), port });
+    if target.state != PathState::default() {
+        steps.push(Step::SetState { iqn: iqn(), state: target.state });
+    }
     if target.chap != Chap::default() {
         steps.push(Step::SetChap { iqn: iqn(), chap: target.chap.clone() });
     }
@@ -86,6 +98,9 @@ fn alter(old: &TargetRecord, new: &TargetRecord, steps: &mut Vec<Step>) {
     let iqn = || new.iqn.clone();
     if old.chap != new.chap {
         steps.push(Step::SetChap { iqn: iqn(), chap: new.chap.clone() });
+    }
+    if old.state != new.state {
+        steps.push(Step::SetState { iqn: iqn(), state: new.state });
     }
     if old.access != new.access {
         steps.push(Step::SetAccess { iqn: iqn(), access: new.access.clone() });

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use hyper::Method;
 use labsan_api::target::{
-    AccessChange, ChapAccount, CreateTarget, Luns, MapLun, Mapped, Sessions, SetChap, Targets,
+    AccessChange, ChapAccount, CreateTarget, Luns, MapLun, Mapped, Sessions, SetChap, SetPathState, Targets,
 };
 use labsan_api::{Done, ExitCode, paths};
 
@@ -45,6 +45,10 @@ pub(super) async fn target(context: &Context, command: TargetCommand) -> Outcome
             context.done(&client.send(Method::POST, &path, &body).await?)
         }
         TargetCommand::Chap(args) => chap(context, args).await,
+        TargetCommand::State { target, state } => {
+            let path = paths::fill(paths::TARGET_STATE, &[&target]);
+            context.done(&client.send(Method::PUT, &path, &SetPathState { state }).await?)
+        }
     }
 }
 

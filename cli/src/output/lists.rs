@@ -62,7 +62,7 @@ pub(crate) fn volumes(volumes: &[Volume]) -> String {
 
 /// `target list`.
 pub(crate) fn targets(targets: &[Target]) -> String {
-    let mut table = Columns::new(&["TARGET", "ALIAS", ">LUNS", "CHAP", "LETS IN"]);
+    let mut table = Columns::new(&["TARGET", "ALIAS", "STATE", ">LUNS", "CHAP", "LETS IN"]);
     for target in targets {
         let mut access = match target.access.initiators.is_empty() {
             true => "nobody".to_owned(),
@@ -76,7 +76,8 @@ pub(crate) fn targets(targets: &[Target]) -> String {
             (users, None) => users.join(" "),
             (users, Some(mutual)) => format!("{} (mutual: {mutual})", users.join(" ")),
         };
-        table.row([target.iqn.clone(), target.alias.clone(), target.luns.len().to_string(), chap, access]);
+        let (alias, state) = (target.alias.clone(), target.state.to_string());
+        table.row([target.iqn.clone(), alias, state, target.luns.len().to_string(), chap, access]);
     }
     table.render(0)
 }
