@@ -1,6 +1,6 @@
 //! The SAN document's rules, each by an example that would break if the rule were dropped.
 
-use labsan_api::target::Access;
+use labsan_api::target::{Access, PathState};
 use uuid::Uuid;
 
 use super::edit::{self, Edit, SanError, Wanted};
@@ -231,4 +231,32 @@ fn a_target_loses_its_access_before_it_goes() {
             Step::RemoveTarget { iqn: IQN.into() }
         ]
     );
+}
+
+#[test]
+fn a_state_is_kept_and_brought_into_force() {
+    let old = with_target(&san(), IQN);
+    let new = after(edit::set_state(&old, IQN, PathState::Standby).unwrap());
+    assert_eq!(edit::set_state(&new, IQN, PathState::Standby).unwrap().next, None);
+    let step = Step::SetState { iqn: IQN.into(), state: PathState::Standby };
+    assert_eq!(plan(Some(&old), &new), std::slice::from_ref(&step));
+    assert_eq!(plan(None, &new)[1], step, "at a start, before there is any LUN");
+    let stored = serde_json::to_value(&new).unwrap();
+    assert_eq!(SanDocument::from_json(stored).unwrap(), Some(new));
+}
+
+#[test]
+fn the_number_of_a_port_is_a_targets_own_for_good() {
+    let (b, c) = ("iqn.2026-11.org.labsan:b", "iqn.2026-11.org.labsan:c");
+    let ports = |document: &SanDocument| -> Vec<u16> {
+        document.targets.iter().map(|target| document.port(target)).collect()
+    };
+    let document = with_target(&with_target(&san(), b), IQN);
+    assert_eq!(ports(&document), [2, 1], "in the order they were made, not of their names");
+    let mut document = with_target(&document, c);
+    document.targets.retain(|target| target.iqn != b);
+    assert_eq!(ports(&document), [2, 3]);
+    // Written before there were numbers.
+    document.targets[0].port = 0;
+    assert_eq!(ports(&document), [0x8000, 3]);
 }

@@ -159,7 +159,7 @@ pub(crate) fn event(event: &Event) -> String {
 mod tests {
     use super::*;
     use labsan_api::array::MemberState;
-    use labsan_api::target::Access;
+    use labsan_api::target::{Access, PathState};
 
     #[test]
     fn disks_say_what_they_are_used_for() {
@@ -183,8 +183,10 @@ mod tests {
             access: Access::default(),
             chap_users: Vec::new(),
             mutual_chap_user: None,
+            state: PathState::Standby,
             luns: Vec::new(),
         };
+        assert!(targets(std::slice::from_ref(&target)).contains("standby"));
         assert!(targets(std::slice::from_ref(&target)).contains("nobody"));
         target.access = Access { initiators: vec!["*".into()], loopback_only: true };
         target.chap_users = vec!["node1".into()];
