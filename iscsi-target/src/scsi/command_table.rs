@@ -476,9 +476,10 @@ pub const COMMANDS: &[Command] = &[
     ),
 ];
 
-/// Commands whose work may go on for minutes: an abort does not wait for them, or only for the step they are at.
+/// Commands whose work may go on for minutes: an abort does not wait for them, or only for the step they are at. VERIFY
+/// without data may name the whole medium.
 pub fn may_take_long(opcode: u8) -> bool {
-    matches!(opcode, 0x48 | 0x83)
+    matches!(opcode, 0x2f | 0x48 | 0x83 | 0x8f | 0xaf)
 }
 
 /// Commands of an operation code: one, or one for each service action.

@@ -160,6 +160,9 @@ impl LogicalUnit {
         let mut buffer = take_at_once(pool, span.length.min(VERIFY_PIECE_BYTES) as usize)?;
         let mut done = 0;
         while done < span.length {
+            if command.is_aborted() {
+                return Err(Failure::Status(Status::TaskAborted));
+            }
             let length = (span.length - done).min(VERIFY_PIECE_BYTES);
             let piece = Span { offset: span.offset + done, block: span.block + done / block_bytes, length };
             // A piece at a time, so that a long verify keeps no COMPARE AND WRITE (and all that waits behind) out.

@@ -191,6 +191,12 @@ fn verify_compares_what_it_is_given() {
     assert_eq!(verify(3, &[7; 512]).status, Status::Good);
     assert_eq!(codes(&verify(3, &[8; 512])), (0x0e, 0x1d, 0));
     assert_eq!(codes(&verify(2, &[7; 1024])), (5, 0x24, 0));
+    let (_abort, aborted) = watch::channel(true);
+    let whole = [0x8f, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0];
+    let aborted = ScsiCommand { abort: Some(aborted), ..command(0, &whole, &[]) };
+    let response = run(bench.luns.execute(&nexus("a"), aborted, &bench.pool));
+    assert_eq!(response.status, Status::TaskAborted, "nobody waits for the rest of the medium");
+    assert!([0x2f, 0x8f, 0xaf].into_iter().all(command_table::may_take_long));
 }
 
 #[test]
