@@ -95,6 +95,8 @@ impl Sense {
     pub const SANITIZING: Self = Self::new(NOT_READY, 0x04, 0x1b);
     /// SANITIZE COMMAND FAILED.
     pub const SANITIZE_FAILED: Self = Self::new(MEDIUM_ERROR, 0x31, 0x03);
+    /// OPERATION IN PROGRESS: a copy of this list identifier.
+    pub const IN_PROGRESS: Self = Self::new(ILLEGAL_REQUEST, 0x00, 0x16);
     /// TOO MANY TARGET DESCRIPTORS.
     pub const TOO_MANY_TARGETS: Self = Self::new(ILLEGAL_REQUEST, 0x26, 0x06);
     /// UNSUPPORTED TARGET DESCRIPTOR TYPE CODE.

@@ -82,6 +82,10 @@ impl LunMap {
         if asked == 0 {
             return Ok(good);
         }
+        // A copy waits for memory while it holds its list: only short lists may.
+        if asked > parameters::MAX_PARAMETER_BYTES {
+            return Err(Sense::PARAMETER_LENGTH.into());
+        }
         let bytes = command.data_out.get(..asked as usize).ok_or(Sense::PARAMETER_LENGTH)?;
         let list = parameters::parse(bytes)?;
         let _one_of_few = self.copies.try_start().ok_or(Failure::Status(Status::TaskSetFull))?;
@@ -89,7 +93,7 @@ impl LunMap {
         if let Keep::Under(id) = list.keep
             && !self.copies.begin(nexus, id)
         {
-            return Err(Sense::INVALID_PARAMETER.into());
+            return Err(Sense::IN_PROGRESS.into());
         }
         let outcome = copier.copy(&list).await;
         copier.note_end(&outcome);

@@ -21,6 +21,8 @@ pub(super) const MAX_TARGETS: u16 = 16;
 pub(super) const MAX_SEGMENTS: u16 = 64;
 /// MAXIMUM DESCRIPTOR LIST LENGTH: both lists at their longest fit.
 pub(super) const MAX_LIST_BYTES: u32 = 4096;
+/// The longest parameter list: header and descriptors. Inline data is refused whatever its length.
+pub(super) const MAX_PARAMETER_BYTES: u32 = HEADER_BYTES as u32 + MAX_LIST_BYTES;
 const _: () = assert!(
     MAX_TARGETS as usize * TARGET_BYTES + MAX_SEGMENTS as usize * SEGMENT_BYTES <= MAX_LIST_BYTES as usize
 );

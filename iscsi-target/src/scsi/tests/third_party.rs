@@ -157,3 +157,37 @@ fn an_aborted_copy_ends_between_two_pieces() {
     assert!(other.contents().iter().all(|byte| *byte == 0));
     assert_eq!(bench.data(&results(0, 1))[4], 2);
 }
+
+#[test]
+fn a_list_longer_than_is_told_is_refused_whatever_it_claims() {
+    let (bench, _) = two(LuOptions::default());
+    let longest = u32::from_be_bytes(bench.data(&results(3, 0))[12..16].try_into().unwrap()) as usize + 16;
+    let mut bytes = list(1, &[target(&bench, 0)], &[segment(0, 0, 1, 0, 1)]);
+    bytes.resize(longest, 0);
+    assert_eq!(copy(&bench, "a", &bytes).status, Status::Good);
+    bytes.resize(longest + 1, 0);
+    assert_eq!(codes(&copy(&bench, "a", &bytes)), (5, 0x1a, 0));
+}
+
+#[test]
+fn an_identifier_is_of_one_copy_at_a_time() {
+    let (bench, _) = two(LuOptions::default());
+    let bytes = list(1, &[target(&bench, 0)], &[segment(0, 0, 1, 0, 1)]);
+    let mut cdb = vec![0x83, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    cdb.extend_from_slice(&(bytes.len() as u32).to_be_bytes());
+    run(async {
+        // The first waits for memory.
+        let _all = bench.pool.take(32 << 20).await.unwrap();
+        let from = nexus("a");
+        let mut first = std::pin::pin!(bench.luns.execute(&from, command(0, &cdb, &bytes), &bench.pool));
+        tokio::select! {
+            biased;
+            _ = &mut first => unreachable!("there is no memory"),
+            () = tokio::task::yield_now() => {}
+        }
+        let second = bench.luns.execute(&from, command(0, &cdb, &bytes), &bench.pool).await;
+        assert_eq!(codes(&second), (5, 0x00, 0x16), "OPERATION IN PROGRESS");
+        drop(_all);
+        assert_eq!(first.await.status, Status::Good);
+    });
+}
