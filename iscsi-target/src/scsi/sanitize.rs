@@ -26,6 +26,9 @@ const OVERWRITE: u8 = 0x01;
 const BLOCK_ERASE: u8 = 0x02;
 const EXIT_FAILURE_MODE: u8 = 0x1f;
 
+/// Bytes of OVERWRITE's parameter list before the pattern.
+const LIST_HEADER_BYTES: usize = 4;
+
 const IMMEDIATE: u8 = 0x80;
 /// Allow unrestricted sanitize exit.
 const UNRESTRICTED_EXIT: u8 = 0x20;
@@ -63,6 +66,7 @@ impl Sanitizing {
     fn enter(&self, phase: Phase) {
         let mut current = self.phase();
         *current = phase;
+        // Under the lock, as everywhere: what is looked at first never says less than the phase.
         self.engaged.store(phase != Phase::Idle, Ordering::Release);
     }
 
@@ -77,6 +81,20 @@ impl Sanitizing {
                 Some(Sense { specific: Some(Specific::Progress(self.progress())), ..Sense::SANITIZING })
             }
             Phase::Failed { .. } => Some(Sense::SANITIZE_FAILED),
+        }
+    }
+
+    /// EXIT FAILURE MODE. Under one lock: another path may begin anew at the same time, and must not be taken for ended.
+    fn leave_failure(&self) -> Result<(), Sense> {
+        let mut phase = self.phase();
+        match *phase {
+            Phase::Failed { may_exit: false } => Err(Sense::INVALID_FIELD),
+            Phase::Failed { may_exit: true } => {
+                *phase = Phase::Idle;
+                self.engaged.store(false, Ordering::Release);
+                Ok(())
+            }
+            Phase::Idle | Phase::Running => Ok(()),
         }
     }
 
@@ -112,7 +130,7 @@ enum Work {
 
 /// The parameter list of OVERWRITE (SBC-3): what one block is to hold, and how often it is written.
 fn overwrite_parameters(list: &[u8], block_bytes: usize) -> Result<Work, Sense> {
-    let [flags, _, high, low, pattern @ ..] = list else { return Err(Sense::INVALID_FIELD) };
+    let [flags, _, high, low, pattern @ ..] = list else { return Err(Sense::PARAMETER_LENGTH) };
     let length = usize::from(u16::from_be_bytes([*high, *low]));
     // TEST patterns are not supported.
     let passes = flags & 0x1f;
@@ -148,8 +166,13 @@ impl LogicalUnit {
         }
         let work = match action {
             OVERWRITE => {
+                let block_bytes = self.device().info().logical_block_bytes as usize;
+                // Greater than 4, less than a block and 5 (SBC-3): else the CDB is wrong, not the list.
+                if wanted <= LIST_HEADER_BYTES || wanted > LIST_HEADER_BYTES + block_bytes {
+                    return Err(Sense::INVALID_FIELD.into());
+                }
                 let list = command.data_out.get(..wanted).ok_or(Sense::PARAMETER_LENGTH)?;
-                overwrite_parameters(list, self.device().info().logical_block_bytes as usize)?
+                overwrite_parameters(list, block_bytes)?
             }
             BLOCK_ERASE if self.device().info().discard => Work::Erase,
             EXIT_FAILURE_MODE => return self.exit_failure_mode().map(|()| good),
@@ -164,16 +187,7 @@ impl LogicalUnit {
     }
 
     fn exit_failure_mode(&self) -> Result<(), Failure> {
-        let state = self.sanitizing();
-        let phase = *state.phase();
-        match phase {
-            Phase::Failed { may_exit: false } => Err(Sense::INVALID_FIELD.into()),
-            Phase::Failed { may_exit: true } => {
-                state.enter(Phase::Idle);
-                Ok(())
-            }
-            Phase::Idle | Phase::Running => Ok(()),
-        }
+        Ok(self.sanitizing().leave_failure()?)
     }
 
     /// From here on nobody else gets at the medium. The receiver is told how it ended.
@@ -275,6 +289,27 @@ mod tests {
     use super::*;
 
     #[test]
+    fn leaving_the_failure_never_opens_what_is_begun_anew() {
+        for _ in 0..20_000 {
+            let state = Sanitizing::default();
+            state.enter(Phase::Failed { may_exit: true });
+            let together = std::sync::Barrier::new(2);
+            let left = std::thread::scope(|scope| {
+                let leaving = scope.spawn(|| {
+                    together.wait();
+                    state.leave_failure()
+                });
+                together.wait();
+                state.enter(Phase::Running);
+                leaving.join().unwrap()
+            });
+            assert_eq!(left, Ok(()));
+            assert_eq!(*state.phase(), Phase::Running);
+            assert!(state.obstacle().is_some());
+        }
+    }
+
+    #[test]
     fn overwrite_parameters_are_checked_and_fill_a_block() {
         let list = |flags: u8, length: u16, pattern: &[u8]| {
             let mut bytes = vec![flags, 0];
@@ -295,7 +330,7 @@ mod tests {
             assert_eq!(list(flags, length, pattern), Err(Sense::INVALID_PARAMETER), "{flags:x} {length}");
         }
         for short in 0..4 {
-            assert_eq!(overwrite_parameters(&[1, 0, 0, 1][..short], 8), Err(Sense::INVALID_FIELD));
+            assert_eq!(overwrite_parameters(&[1, 0, 0, 1][..short], 8), Err(Sense::PARAMETER_LENGTH));
         }
     }
 }

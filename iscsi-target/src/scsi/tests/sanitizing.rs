@@ -44,6 +44,10 @@ fn what_is_reserved_or_not_there_is_refused() {
     let with_list = [0x48, 0x02, 0, 0, 0, 0, 0, 0, 8, 0];
     assert_eq!(bench.codes(&with_list, &[0; 8]), (5, 0x24, 0));
     assert_eq!(bench.send("a", 0, &EXIT, &[]).status, Status::Good, "nothing has failed");
+    for length in [0, 3, 4, 517] {
+        let list = vec![1; usize::from(length)];
+        assert_eq!(bench.codes(&overwrite(0, length), &list), (5, 0x24, 0), "a list of {length}");
+    }
 }
 
 /// A device whose writes wait for leave, and fail while told to.
