@@ -345,7 +345,7 @@ impl LogicalUnit {
         let asked = cdb.u32(6);
         if asked > 0 {
             let list = command.data_out.get(..asked as usize).ok_or(Sense::PARAMETER_LENGTH)?;
-            for (port, state) in ports::wishes(list, &self.each_port())? {
+            for (port, state) in ports::wishes(list, &self.each_port(), nexus.relative_target_port)? {
                 port.set(state, Some(nexus));
             }
         }

@@ -1,7 +1,8 @@
 //! Asymmetric access (SPC-4): by which ports a unit is reached, and what may be done through each.
 //!
 //! A target is one port, and a target port group of its own. Its state is set by whoever runs the target, or by an initiator
-//! with SET TARGET PORT GROUPS; it holds for all units of the target.
+//! with SET TARGET PORT GROUPS; it holds for all units of the target. So an initiator sets only that of the port it comes by:
+//! behind another there may be units that are none of its business. Who runs the target alone ends what only he can begin.
 
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -25,7 +26,7 @@ pub enum AccessState {
     Unavailable = 0x3,
     /// What informs; only who runs the target can end it.
     Offline = 0xe,
-    /// On the way to another state.
+    /// On the way to another state; only who runs the target can end it.
     Transitioning = 0xf,
 }
 
@@ -53,7 +54,12 @@ impl AccessState {
             Self::Offline => Sense::OFFLINE,
             Self::Transitioning => Sense::TRANSITIONING,
         };
-        if needed == Access::Any { Ok(()) } else { Err(refusal) }
+        let passes = match needed {
+            Access::Any => true,
+            Access::Settable => !matches!(self, Self::Offline | Self::Transitioning),
+            Access::Standby | Access::Active => false,
+        };
+        if passes { Ok(()) } else { Err(refusal) }
     }
 }
 
@@ -136,10 +142,12 @@ pub(crate) fn report(cdb: Cdb<'_>, ports: &[Arc<TargetPort>]) -> Result<Vec<u8>,
     Ok(data)
 }
 
-/// The parameter list of SET TARGET PORT GROUPS: which of these ports get which state. Nothing is changed here.
+/// The parameter list of SET TARGET PORT GROUPS that came by the port of this number: which of these ports get which state.
+/// Nothing is changed here.
 pub(crate) fn wishes(
     list: &[u8],
     ports: &[Arc<TargetPort>],
+    by: u16,
 ) -> Result<Vec<(Arc<TargetPort>, AccessState)>, Sense> {
     let descriptors = list.get(4..).ok_or(Sense::PARAMETER_LENGTH)?;
     if !descriptors.len().is_multiple_of(4) {
@@ -147,7 +155,7 @@ pub(crate) fn wishes(
     }
     let wish = |descriptor: &[u8]| {
         let fields = Cdb(descriptor);
-        let port = ports.iter().find(|port| port.number == fields.u16(2));
+        let port = ports.iter().find(|port| port.number == by && by == fields.u16(2));
         let state = STATES.into_iter().find(|state| *state as u8 == fields.byte(0) & 0x0f);
         // Offline and transitioning are not an initiator's to set.
         let settable =

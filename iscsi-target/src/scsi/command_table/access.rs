@@ -5,8 +5,10 @@ use super::Operation;
 /// What state of the port a command needs (SPC-4, asymmetric logical unit access).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// Any: it informs, or changes the state.
+    /// Any: it informs.
     Any,
+    /// Any that initiators may change: it changes the state.
+    Settable,
     /// Standby will do: it does not need the medium.
     Standby,
     /// Active.
@@ -21,8 +23,8 @@ pub(super) const fn needed(operation: Operation) -> Access {
         | Operation::ReportLuns
         | Operation::ReportOpcodes
         | Operation::ReportTaskManagement
-        | Operation::ReportPortGroups
-        | Operation::SetPortGroups => Access::Any,
+        | Operation::ReportPortGroups => Access::Any,
+        Operation::SetPortGroups => Access::Settable,
         Operation::ModeSense | Operation::ModeSelect | Operation::LogSense | Operation::SendDiagnostic => {
             Access::Standby
         }

@@ -56,6 +56,9 @@ fn a_state_lets_through_what_the_table_says() {
             let response = bench.send("a", 0, &cdb, &[]);
             let passes = match command.access {
                 command_table::Access::Any => true,
+                command_table::Access::Settable => {
+                    !matches!(state, AccessState::Offline | AccessState::Transitioning)
+                }
                 command_table::Access::Standby => state == AccessState::Standby || refusal.is_none(),
                 command_table::Access::Active => refusal.is_none(),
             };
@@ -88,4 +91,24 @@ fn an_initiator_changes_states_and_the_others_are_told() {
     assert_eq!(bench.codes(&[0x00], &[]), (2, 0x04, 0x0b), "nothing was changed by what was refused");
     assert_eq!(set(&bench, &[0, 0, 0, 0, 0x00, 0, 0, 1]).status, Status::Good);
     assert_eq!(bench.send("a", 0, &[0x00], &[]).status, Status::Good);
+}
+
+#[test]
+fn an_initiator_changes_no_port_but_its_own() {
+    let bench = open();
+    let (_, unit) = bench.luns.units().remove(0);
+    let second = LunMap::behind("iqn.2026-11.org.labsan:u", 7);
+    second.insert(0, unit).unwrap();
+    while bench.send("a", 0, &[0x00], &[]).status != Status::Good {}
+    for list in [&[0, 0, 0, 0, 0x03, 0, 0, 7][..], &[0, 0, 0, 0, 0x00, 0, 0, 1, 0x03, 0, 0, 7]] {
+        assert_eq!(codes(&set(&bench, list)), (5, 0x26, 0), "others have units behind it");
+    }
+    assert_eq!(second.port().access(), AccessState::Optimized);
+    for (state, refusal) in [(AccessState::Offline, 0x12), (AccessState::Transitioning, 0x0a)] {
+        bench.luns.port().set(state, None);
+        while codes(&bench.send("a", 0, &[0x00], &[])).0 == 6 {}
+        let refused = codes(&set(&bench, &[0, 0, 0, 0, 0x00, 0, 0, 1]));
+        assert_eq!(refused, (2, 0x04, refusal), "not its to end");
+        assert_eq!(bench.luns.port().access(), state);
+    }
 }
