@@ -92,7 +92,12 @@ fn adopt(document: &mut SanDocument, stranger: &SanDocument, copies: &[Copy], no
                 stranger.san_uuid, target.iqn
             )),
             None => {
-                document.targets.push(target.clone());
+                let mut target = target.clone();
+                // Two ports of one number would be one path to an initiator that sees a volume through both.
+                if document.targets.iter().any(|other| other.port == target.port) {
+                    target.port = document.free_port();
+                }
+                document.targets.push(target);
                 adopted += 1;
             }
         }

@@ -184,6 +184,8 @@ fn disks_moved_to_another_san_bring_their_targets_but_never_replace_one() {
     let merged = merge(&[copy(None, &ours), copy(Some(100), &theirs)], id(9));
     let names: Vec<&str> = merged.document.targets.iter().map(|target| target.iqn.as_str()).collect();
     assert_eq!(names, [IQN, "iqn.2026-11.org.labsan:b"]);
+    let ports: Vec<u16> = merged.document.targets.iter().map(|target| target.port).collect();
+    assert_eq!(ports, [1, 2], "both were 1 at home");
     assert_eq!(merged.document.san_uuid, id(1));
     assert!(merged.document.generation > ours.generation.max(theirs.generation));
     assert_eq!((merged.behind.len(), merged.notes.len()), (2, 1));
