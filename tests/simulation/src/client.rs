@@ -29,6 +29,9 @@ pub(crate) fn submit(sim: &Rc<Sim>, running: &Running, index: usize, step: Step)
     });
 }
 
+/// Of so many steps one that is a durable write is an atomic one.
+const ATOMIC_EVERY: usize = 5;
+
 struct Request<'a> {
     sim: &'a Rc<Sim>,
     running: &'a Running,
@@ -132,15 +135,29 @@ impl Request<'_> {
         }
     }
 
+    /// Some of the durable writes are atomic, where the volume knows such.
+    fn is_atomic(&self, place: Place, durable: bool, change: Change) -> bool {
+        let limit = u64::from(self.running.volumes[place.volume].atomic_limit_bytes());
+        change == Change::Write
+            && durable
+            && self.index.is_multiple_of(ATOMIC_EVERY)
+            && place.sectors * SECTOR <= limit
+    }
+
     async fn change(&self, place: Place, durable: bool, change: Change) {
         let volume = &self.running.volumes[place.volume];
+        let atomic = self.is_atomic(place, durable, change);
         let zeros = change != Change::Write;
         let lost = self.may_lose(place);
         let (ticket, value) = self.sim.model.borrow_mut().begin(place, zeros, durable, self.index);
-        self.trace(|| format!("{change:?} {value} {place:?}, durable: {durable}"));
+        if atomic {
+            self.sim.model.borrow_mut().is_whole(ticket, place);
+        }
+        self.trace(|| format!("{change:?} {value} {place:?}, durable: {durable}, atomic: {atomic}"));
         let (offset, length) = (place.sector * SECTOR, place.sectors * SECTOR);
         let durability = if durable { Durability::Durable } else { Durability::Cached };
         let result = match change {
+            Change::Write if atomic => volume.write_atomic(offset, fill(place, value).into()).await,
             Change::Write => volume.write(offset, fill(place, value).into(), durability).await,
             Change::Zero => volume.zero(offset, length, durability).await,
             Change::Discard => volume.discard(offset, length).await,

@@ -27,6 +27,7 @@ mod run;
 mod sector;
 mod shrink;
 mod violation;
+mod whole;
 mod world;
 
 pub use model::{Place, WrongSector};

@@ -14,6 +14,7 @@ use smallvec::SmallVec;
 use crate::disk::SECTOR;
 use crate::pattern::{describe_garbage, identify};
 use crate::sector::{Candidate, Fate, Sector, Write, allowed, prune, settle};
+use crate::whole::Wholes;
 
 /// Sectors of a block that the engine may have to give up as a whole.
 const BLOCK_SECTORS: u64 = 4096 / SECTOR;
@@ -41,6 +42,7 @@ pub(crate) struct Model {
     volumes: Vec<Volume>,
     /// Begins of the reads under way: what they may give must not be forgotten yet.
     readers: BTreeSet<u64>,
+    wholes: Wholes,
 }
 
 struct Volume {
@@ -69,7 +71,7 @@ pub struct Place {
 }
 
 impl Place {
-    fn range(self) -> std::ops::Range<usize> {
+    pub(crate) fn range(self) -> std::ops::Range<usize> {
         self.sector as usize..(self.sector + self.sectors) as usize
     }
 }
@@ -93,7 +95,13 @@ impl Model {
             volatile: Vec::new(),
             volumes,
             readers: BTreeSet::new(),
+            wholes: Wholes::default(),
         }
+    }
+
+    /// This write is to be there as a whole after a power cut, or not at all.
+    pub(crate) fn is_whole(&mut self, ticket: Ticket, place: Place) {
+        self.wholes.begin(ticket.write, place);
     }
 
     /// A read begins.
@@ -125,6 +133,7 @@ impl Model {
         let (began, life) = (self.tick(), self.life);
         let fate = Fate::UnderWay;
         self.writes.push(Write { value, step, life, began, ended: u64::MAX, fate, durable: false, fua });
+        self.wholes.overwritten(place);
         let oldest = self.oldest_reader();
         let volume = &mut self.volumes[place.volume];
         for sector in &mut volume.sectors[place.range()] {
@@ -147,6 +156,9 @@ impl Model {
         write.fate = if success { Fate::Acknowledged } else { Fate::Failed };
         write.durable = success && write.fua;
         let durable = write.durable;
+        if durable {
+            self.wholes.acknowledged(ticket.write);
+        }
         if success && !durable {
             self.volatile.push(ticket.write);
         }
@@ -195,6 +207,12 @@ impl Model {
                     expected: expected.into_iter().map(|value| self.describe(value)).collect(),
                 });
             }
+            if let Some(found) = found
+                && let Some(expected) = self.wholes.contradicts(place.volume, sector, found)
+            {
+                let (volume, found) = (place.volume, self.describe(found));
+                return Err(WrongSector { volume, sector, found, expected: vec![expected] });
+            }
         }
         for block in whole_blocks(place) {
             volume.lost[block] = false;
@@ -210,6 +228,7 @@ impl Model {
     /// The power went. Whatever was not durable may be there or not.
     pub(crate) fn power_cut(&mut self) {
         self.readers.clear();
+        self.wholes.power_cut(&self.writes, |place| &self.volumes[place.volume].sectors[place.range()]);
         for volume in &mut self.volumes {
             for (index, sector) in volume.sectors.iter_mut().enumerate() {
                 if sector.writes.is_empty() {
@@ -347,6 +366,33 @@ mod tests {
         assert!(read(&mut model, 0) && read(&mut model, value));
         let next = write(&mut model, true);
         assert!(read(&mut model, next) && !read(&mut model, value));
+    }
+
+    #[test]
+    fn an_atomic_write_is_found_whole_or_not_at_all_unless_others_wrote_there() {
+        let whole = Place { sectors: 8, sector: 8, ..PLACE };
+        let part = |sector| Place { sector, sectors: 1, ..PLACE };
+        let found = |model: &mut Model, sector, value| {
+            let began = model.begin_read();
+            model.read(began, part(sector), &fill(part(sector), value)).is_ok()
+        };
+        let cut_over_it = |beside: bool| {
+            let mut model = Model::new(&[1 << 16]);
+            let (ticket, value) = model.begin(whole, false, true, 0);
+            model.is_whole(ticket, whole);
+            let other = beside.then(|| model.begin(part(12), false, true, 1).1);
+            model.power_cut();
+            (model, value, other)
+        };
+        let (mut model, value, _) = cut_over_it(false);
+        assert!(found(&mut model, 8, value) && found(&mut model, 15, value));
+        model.power_cut();
+        assert!(!found(&mut model, 9, 0), "all of it");
+        let (mut model, value, _) = cut_over_it(false);
+        assert!(found(&mut model, 15, 0) && !found(&mut model, 8, value), "none of it");
+        let (mut model, value, other) = cut_over_it(true);
+        assert!(found(&mut model, 8, value) && found(&mut model, 12, other.unwrap()));
+        assert!(found(&mut model, 13, 0), "nothing is asked where another wrote at the same time");
     }
 
     #[test]
