@@ -63,3 +63,10 @@ pub const LOGOUT_GRACE_S: u16 = 3;
 
 /// Messages to a session from the rest of the target: resets and drops come one at a time.
 pub const SESSION_MAILBOX: usize = 16;
+
+/// Nexuses registered with one logical unit: every port of a large cluster's nodes, and still a small part of the slot
+/// in which the arrays keep them.
+pub const MAX_REGISTRATIONS: usize = 256;
+
+/// Parameter list of PERSISTENT RESERVE OUT: as many TransportIDs as may be registered.
+pub const MAX_RESERVE_LIST_BYTES: usize = 64 << 10;

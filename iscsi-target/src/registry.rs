@@ -11,7 +11,8 @@ use crate::chap::ChapPolicy;
 use crate::limits;
 use crate::login::Refusal;
 use crate::names;
-use crate::scsi::{AccessState, LogicalUnit, LunMap};
+use crate::scsi::reservations::ItNexus;
+use crate::scsi::{AccessState, LogicalUnit, LunMap, Preempted};
 
 /// Who may log in to a target. Nobody is the default.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -212,6 +213,10 @@ impl TargetRegistry {
             return Err(RegistryError::InUse { target: target.name.clone(), sessions });
         }
         lock(&self.targets).remove(&target.name);
+        // Its units may be mapped elsewhere too, and must know that this way to them is gone.
+        for (lun, _) in target.luns.units() {
+            target.luns.remove(lun);
+        }
         Ok(())
     }
 
@@ -369,6 +374,29 @@ impl TargetRegistry {
             .filter(|(id, session)| **id != but && session.info.target.as_deref().is_some_and(&of))
             .map(|(_, session)| session.mailbox.clone())
             .collect()
+    }
+
+    /// End the commands of preempted nexuses in the unit, whatever number it has for them; those of the session `but`
+    /// are its own affair. Returns when none can change data any more.
+    pub(crate) async fn end_preempted(&self, preempted: &Preempted, but: u64) {
+        let is_meant = |session: &SessionInfo| {
+            let port = |nexus: &&ItNexus| {
+                nexus.isid == session.isid
+                    && nexus.initiator_name.eq_ignore_ascii_case(&session.initiator)
+                    && session.target.as_deref() == Some(nexus.target_name.as_str())
+            };
+            session.id != but && preempted.nexuses.iter().any(|nexus| port(&nexus))
+        };
+        let sessions: Vec<_> = lock(&self.sessions)
+            .values()
+            .filter(|session| is_meant(&session.info))
+            .map(|session| session.mailbox.clone())
+            .collect();
+        let endings = sessions.iter().map(|mailbox| {
+            let units = vec![Arc::clone(&preempted.unit)];
+            tell(mailbox, |done| SessionMessage::Abort { units, cleared: false, done })
+        });
+        futures_util::future::join_all(endings).await;
     }
 
     pub(crate) fn all_mailboxes(&self) -> Vec<mpsc::Sender<SessionMessage>> {

@@ -5,15 +5,14 @@ mod support;
 use std::io::Write;
 use std::net::TcpStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
-use block_io::{BlockDevice, Buffer, DeviceInfo, Durability, IoError, IoFuture, MemoryDevice, ReadResult};
-use bytes::Bytes;
+use block_io::MemoryDevice;
 use iscsi_target::chap::{Account, Algorithm, ChapPolicy, Secret};
 use iscsi_target::limits;
 use iscsi_target::pdu::opcode;
 use iscsi_target::registry::AccessPolicy;
-use support::{Bench, Initiator, LUN_BYTES, NODE, TARGET, header, put, write_cdb};
+use support::{Bench, Initiator, LUN_BYTES, NODE, TARGET, gated, header, put, write_cdb};
 
 fn pattern(length: usize, seed: usize) -> Vec<u8> {
     (0..length).map(|at| ((at * 7 + seed * 13) >> 3) as u8).collect()
@@ -160,56 +159,6 @@ fn commands_outside_the_window_are_ignored_and_early_ones_wait() {
     assert_eq!(initiator.expect(opcode::SCSI_RESPONSE).tag(), due);
     let second = initiator.expect(opcode::SCSI_RESPONSE);
     assert_eq!((second.tag(), second.u32(28)), (early, first + 2));
-}
-
-/// A device whose writes wait until they are let go.
-#[derive(Clone, Debug)]
-struct Gate {
-    inner: MemoryDevice,
-    open: Arc<AtomicBool>,
-    waiting: Arc<AtomicBool>,
-}
-
-impl BlockDevice for Gate {
-    fn info(&self) -> DeviceInfo {
-        self.inner.info()
-    }
-
-    fn name(&self) -> &str {
-        self.inner.name()
-    }
-
-    fn read(&self, offset: u64, buffer: Buffer) -> IoFuture<'_, ReadResult> {
-        self.inner.read(offset, buffer)
-    }
-
-    fn write(&self, offset: u64, data: Bytes, durability: Durability) -> IoFuture<'_, Result<(), IoError>> {
-        Box::pin(async move {
-            self.waiting.store(true, Ordering::SeqCst);
-            while !self.open.load(Ordering::SeqCst) {
-                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
-            }
-            self.inner.write(offset, data, durability).await
-        })
-    }
-
-    fn flush(&self) -> IoFuture<'_, Result<(), IoError>> {
-        self.inner.flush()
-    }
-
-    fn zero(&self, offset: u64, length: u64, durability: Durability) -> IoFuture<'_, Result<(), IoError>> {
-        self.inner.zero(offset, length, durability)
-    }
-
-    fn discard(&self, offset: u64, length: u64) -> IoFuture<'_, Result<(), IoError>> {
-        self.inner.discard(offset, length)
-    }
-}
-
-fn gated() -> (Bench, Gate) {
-    let inner = MemoryDevice::new("gated", LUN_BYTES);
-    let gate = Gate { inner: inner.clone(), open: Arc::default(), waiting: Arc::default() };
-    (Bench::over(Arc::new(gate.clone()), inner, 32 << 20), gate)
 }
 
 #[test]

@@ -4,9 +4,12 @@
 //! write data, REPORT SUPPORTED OPERATION CODES and `docs/scsi-conformance.md` all follow from this table.
 
 mod access;
+mod class;
 mod copy_and_erase;
+mod reservations;
 
 pub use access::Access;
+pub use class::Class;
 
 /// What carries a command out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +51,8 @@ pub enum Operation {
     Sanitize,
     ReportPortGroups,
     SetPortGroups,
+    PersistentReserveIn,
+    PersistentReserveOut,
 }
 
 /// How many bytes of data a command wants of the initiator.
@@ -92,6 +97,8 @@ pub struct Command {
     pub access: Access,
     /// It changes the medium: refused where that is read-only.
     pub writes: bool,
+    /// What a reservation means to it.
+    pub class: Class,
     /// Bits of the CDB that are looked at; as long as the CDB.
     pub usage: &'static [u8],
 }
@@ -104,7 +111,7 @@ const fn command(
     data_out: DataOut,
     usage: &'static [u8],
 ) -> Command {
-    let access = access::needed(operation);
+    let (access, class) = (access::needed(operation), class::of(operation));
     Command {
         opcode,
         service_action: None,
@@ -114,6 +121,7 @@ const fn command(
         data_out,
         access,
         writes: false,
+        class,
         usage,
     }
 }
@@ -131,10 +139,10 @@ const SIX: &[u8] = &[0x08, 0x1f, FF, FF, FF, 0x07];
 
 /// Every command.
 pub fn all() -> impl Iterator<Item = &'static Command> {
-    COMMANDS.iter().chain(copy_and_erase::COMMANDS)
+    COMMANDS.iter().chain(copy_and_erase::COMMANDS).chain(reservations::COMMANDS)
 }
 
-/// The table, by operation code and service action; `copy_and_erase` has the rest.
+/// The table, by operation code and service action; `copy_and_erase` and `reservations` have the rest.
 pub const COMMANDS: &[Command] = &[
     command(
         0x00,

@@ -1,10 +1,10 @@
 //! One logical unit: a device, its identity, and what initiators have made of it.
 //!
-//! Every command first passes the gates, in this order (SPC-4, SAM-5 clause 5.14): unit attention,
-//! reservation, write protection, and then that of `sanitize`. Where there is nothing to be told and nobody has reserved it, all of that costs one
-//! atomic load.
+//! Every command first passes the gates, in this order (SAM-5 clauses 5.3.3 and 5.14): reservation, unit attention,
+//! write protection, and then that of `sanitize`. Where there is nothing to be told and nobody has reserved it, all of
+//! that costs one atomic load.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use block_io::{BlockDevice, BufferPool};
@@ -16,6 +16,8 @@ use super::command_table::{Command, Operation};
 use super::mode::{ModeFacts, ModeState};
 use super::nexus::Attentions;
 use super::ports::{self, TargetPort};
+use super::reservations::{Capabilities, Reservations, answer};
+use super::reserving::{Keeping, ReservationStore};
 use super::sanitize::Sanitizing;
 use super::{Failure, Nexus, ScsiCommand, ScsiResponse, Sense, Status, capacity, inquiry, mode, report};
 
@@ -40,10 +42,37 @@ pub struct LuOptions {
 }
 
 #[derive(Debug, Default)]
-struct State {
-    attentions: Attentions,
+pub(super) struct State {
+    pub(super) attentions: Attentions,
     mode: ModeState,
-    reserved_by: Option<Nexus>,
+    /// By RESERVE of SPC-2.
+    pub(super) reserved_by: Option<Nexus>,
+    pub(super) reservations: Reservations,
+}
+
+/// What is one, with whatever rights the unit is seen.
+#[derive(Debug, Default)]
+pub(super) struct Shared {
+    state: Mutex<State>,
+    /// A unit attention waits, or somebody has reserved it, or a mode parameter is not the default.
+    exceptional: AtomicBool,
+    turn: tokio::sync::RwLock<()>,
+    sanitizing: Sanitizing,
+    /// Copies under way that write here, whatever unit they were sent to.
+    copies: AtomicUsize,
+    /// The ports by which it is reached, once for each LUN.
+    ports: Mutex<Vec<Arc<TargetPort>>>,
+    pub(super) keeping: Keeping,
+}
+
+/// A copy that writes to a unit.
+#[derive(Debug)]
+pub(crate) struct CopiedTo(Arc<Shared>);
+
+impl Drop for CopiedTo {
+    fn drop(&mut self) {
+        self.0.copies.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 /// A logical unit.
@@ -52,40 +81,37 @@ pub struct LogicalUnit {
     device: Arc<dyn BlockDevice>,
     identity: LuIdentity,
     options: LuOptions,
-    state: Mutex<State>,
-    /// A unit attention waits, or somebody has reserved it, or a mode parameter is not the default.
-    exceptional: AtomicBool,
-    shared: Arc<Shared>,
-}
-
-/// What all views of a device have in common.
-#[derive(Debug, Default)]
-struct Shared {
-    turn: tokio::sync::RwLock<()>,
-    sanitizing: Sanitizing,
-    /// The ports by which it is reached, once for each LUN.
-    ports: Mutex<Vec<Arc<TargetPort>>>,
+    pub(super) shared: Arc<Shared>,
 }
 
 impl LogicalUnit {
     /// A logical unit over `device`.
     pub fn new(device: Arc<dyn BlockDevice>, identity: LuIdentity, options: LuOptions) -> Arc<Self> {
-        Self::with(device, identity, options, Arc::default())
+        Arc::new(Self { device, identity, options, shared: Arc::default() })
     }
 
-    /// Another way to the same device, with other rights. What is atomic here is atomic there.
-    pub fn view(&self, options: LuOptions) -> Arc<Self> {
-        Self::with(Arc::clone(&self.device), self.identity.clone(), options, Arc::clone(&self.shared))
-    }
-
-    fn with(
+    /// A logical unit whose registrations can survive a power loss, with what survived the last one.
+    pub fn with_reservations(
         device: Arc<dyn BlockDevice>,
         identity: LuIdentity,
         options: LuOptions,
-        shared: Arc<Shared>,
+        store: Arc<dyn ReservationStore>,
+        restored: Reservations,
     ) -> Arc<Self> {
-        let (state, exceptional) = (Mutex::default(), AtomicBool::new(false));
-        Arc::new(Self { device, identity, options, state, exceptional, shared })
+        let state = State { reservations: restored, ..State::default() };
+        let shared = Shared {
+            state: Mutex::new(state),
+            exceptional: AtomicBool::new(true),
+            keeping: Keeping::new(store),
+            ..Shared::default()
+        };
+        Arc::new(Self { device, identity, options, shared: Arc::new(shared) })
+    }
+
+    /// The same logical unit with other rights: what is reserved, told or atomic here is so there.
+    pub fn view(&self, options: LuOptions) -> Arc<Self> {
+        let (device, identity) = (Arc::clone(&self.device), self.identity.clone());
+        Arc::new(Self { device, identity, options, shared: Arc::clone(&self.shared) })
     }
 
     /// What is below it.
@@ -124,6 +150,19 @@ impl LogicalUnit {
         self.sanitizing().obstacle().map_or(Ok(guard), |sense| Err(sense.into()))
     }
 
+    /// A copy writes here as long as this lives. Each of its pieces asks anew whether it may.
+    pub(crate) fn copied_to(&self) -> CopiedTo {
+        self.shared.copies.fetch_add(1, Ordering::AcqRel);
+        CopiedTo(Arc::clone(&self.shared))
+    }
+
+    /// Returns when no piece of a copy that was let in by now can be written any more.
+    pub(crate) async fn pieces_written(&self) {
+        if self.shared.copies.load(Ordering::Acquire) > 0 {
+            drop(self.shared.turn.write().await);
+        }
+    }
+
     fn ports(&self) -> MutexGuard<'_, Vec<Arc<TargetPort>>> {
         self.shared.ports.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -146,14 +185,14 @@ impl LogicalUnit {
     }
 
     /// Each port once.
-    fn each_port(&self) -> Vec<Arc<TargetPort>> {
+    pub(super) fn each_port(&self) -> Vec<Arc<TargetPort>> {
         let mut ports = self.ports().clone();
         ports.dedup_by(|a, b| Arc::ptr_eq(a, b));
         ports
     }
 
-    /// The same device, perhaps with other rights.
-    pub(crate) fn is_view_of(&self, other: &Self) -> bool {
+    /// The same logical unit, perhaps with other rights.
+    pub fn is_view_of(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.shared, &other.shared)
     }
 
@@ -162,8 +201,13 @@ impl LogicalUnit {
         self.state().attentions.next(nexus)
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The gates have something to look at from now on. Called with the state locked.
+    pub(super) fn make_exceptional(&self) {
+        self.shared.exceptional.store(true, Ordering::Release);
     }
 
     /// The device has grown (or shrunk): every nexus is told.
@@ -174,22 +218,23 @@ impl LogicalUnit {
     pub(crate) fn raise(&self, sense: Sense, but: Option<&Nexus>) {
         let mut state = self.state();
         state.attentions.raise(sense, but);
-        self.exceptional.store(true, Ordering::Release);
+        self.make_exceptional();
     }
 
     /// Tell one nexus.
     pub(crate) fn tell(&self, nexus: &Nexus, sense: Sense) {
-        self.state().attentions.tell(nexus, sense);
-        self.exceptional.store(true, Ordering::Release);
+        let mut state = self.state();
+        state.attentions.tell(nexus, sense);
+        self.make_exceptional();
     }
 
-    /// A logical unit reset (SAM-5 clause 6.3.3).
-    pub(crate) fn reset(&self, by: &Nexus) {
+    /// A logical unit reset (SAM-5 clause 6.3.3). Everyone is told, whoever asked for it too; persistent reservations stay.
+    pub(crate) fn reset(&self) {
         let mut state = self.state();
         state.mode = ModeState::default();
         state.reserved_by = None;
         drop(state);
-        self.raise(Sense::RESET, Some(by));
+        self.raise(Sense::RESET, None);
     }
 
     /// From now on this nexus is told of changes.
@@ -211,7 +256,7 @@ impl LogicalUnit {
     }
 
     pub(crate) fn descriptor_sense(&self) -> bool {
-        self.exceptional.load(Ordering::Acquire) && self.state().mode.descriptor_sense
+        self.shared.exceptional.load(Ordering::Acquire) && self.state().mode.descriptor_sense
     }
 
     fn facts(&self) -> ModeFacts {
@@ -225,43 +270,43 @@ impl LogicalUnit {
     }
 
     /// What stands in a command's way.
-    fn gates(&self, nexus: &Nexus, command: &Command) -> Result<(), Failure> {
+    fn gates(&self, nexus: &Nexus, command: &Command, cdb: Cdb<'_>) -> Result<(), Failure> {
         let mut protected = self.options.read_only;
-        if self.exceptional.load(Ordering::Acquire) {
+        if self.shared.exceptional.load(Ordering::Acquire) {
             let mut state = self.state();
             let informs = matches!(
                 command.operation,
                 Operation::Inquiry | Operation::ReportLuns | Operation::RequestSense
             );
+            if state.keeps_out(nexus, command, cdb) {
+                return Err(Failure::Status(Status::ReservationConflict));
+            }
             if !informs && let Some(sense) = state.attentions.next(nexus) {
                 return Err(sense.into());
-            }
-            let releases = command.operation == Operation::Release;
-            if !informs && !releases && state.reserved_by.as_ref().is_some_and(|holder| holder != nexus) {
-                return Err(Failure::Status(Status::ReservationConflict));
             }
             protected |= state.mode.write_protect;
             let ordinary = state.attentions.is_empty()
                 && state.reserved_by.is_none()
+                && state.reservations.reservation.is_none()
                 && state.mode == ModeState::default();
             if ordinary {
                 // Whoever makes it exceptional again sets this under the same lock.
-                self.exceptional.store(false, Ordering::Release);
+                self.shared.exceptional.store(false, Ordering::Release);
             }
         }
         if command.writes && protected { Err(Sense::WRITE_PROTECTED.into()) } else { Ok(()) }
     }
 
     /// Every gate, for a command that was sent to this unit.
-    pub(crate) fn passes(&self, nexus: &Nexus, command: &Command) -> Result<(), Failure> {
-        self.gates(nexus, command)?;
+    pub(crate) fn passes(&self, nexus: &Nexus, command: &Command, cdb: Cdb<'_>) -> Result<(), Failure> {
+        self.gates(nexus, command, cdb)?;
         Ok(self.sanitizing().admits(command.operation)?)
     }
 
     /// May this nexus have `command` carried out here on behalf of another unit? What waits to be told waits on.
     pub(crate) fn admits(&self, nexus: &Nexus, command: &Command) -> Result<(), Failure> {
         let state = self.state();
-        if state.reserved_by.as_ref().is_some_and(|holder| holder != nexus) {
+        if state.keeps_out(nexus, command, Cdb(&[command.opcode])) {
             return Err(Failure::Status(Status::ReservationConflict));
         }
         if command.writes && (self.options.read_only || state.mode.write_protect) {
@@ -278,8 +323,8 @@ impl LogicalUnit {
         command: &ScsiCommand,
         pool: &BufferPool,
     ) -> Result<ScsiResponse, Failure> {
-        self.passes(nexus, known)?;
         let cdb = Cdb(&command.cdb);
+        self.passes(nexus, known, cdb)?;
         match known.operation {
             Operation::Read => self.read(command, pool).await,
             Operation::Write => self.write(command).await,
@@ -293,6 +338,8 @@ impl LogicalUnit {
             Operation::Prefetch => self.prefetch(cdb),
             Operation::WriteAtomic => self.write_atomic(command).await,
             Operation::Sanitize => self.sanitize(command).await,
+            Operation::Reserve => self.reserve(nexus, cdb).await,
+            Operation::PersistentReserveOut => self.persistent_out(nexus, cdb, command).await,
             _ => self.without_medium(nexus, known, command),
         }
     }
@@ -313,8 +360,11 @@ impl LogicalUnit {
             Operation::ModeSense => mode::sense(cdb, self.facts(), self.state().mode)?,
             Operation::ModeSelect => self.mode_select(nexus, cdb, command)?,
             Operation::RequestSense => self.request_sense(nexus, cdb),
-            Operation::Reserve => self.reserve(nexus, cdb)?,
-            Operation::Release => self.release(nexus),
+            Operation::Release => self.release(nexus)?,
+            Operation::PersistentReserveIn => {
+                let capabilities = Capabilities { can_persist: self.shared.keeping.can() };
+                answer(cdb, &self.state().reservations, capabilities)?
+            }
             Operation::ReportOpcodes => report::opcodes(cdb, |command| self.supports(command))?,
             Operation::ReportTaskManagement => report::task_management(cdb),
             Operation::ReportPortGroups => {
@@ -365,7 +415,7 @@ impl LogicalUnit {
         if changed {
             // Also makes the mode visible to `gates` and `descriptor_sense`.
             state.attentions.raise(Sense::MODE_CHANGED, Some(nexus));
-            self.exceptional.store(true, Ordering::Release);
+            self.make_exceptional();
         }
         drop(state);
         let wanted = if cdb.opcode() == 0x15 { usize::from(cdb.byte(4)) } else { usize::from(cdb.u16(7)) };
@@ -377,25 +427,5 @@ impl LogicalUnit {
         let waiting = self.state().attentions.next(nexus);
         let sense = waiting.or_else(|| self.sanitizing().obstacle()).unwrap_or(Sense::NONE);
         ScsiResponse::parameters(sense.encode(cdb.byte(1) & 1 != 0), usize::from(cdb.byte(4)))
-    }
-
-    fn reserve(&self, nexus: &Nexus, cdb: Cdb<'_>) -> Result<ScsiResponse, Failure> {
-        // Extents and third parties are obsolete.
-        if cdb.byte(1) & 0x1f != 0 {
-            return Err(Sense::INVALID_FIELD.into());
-        }
-        let mut state = self.state();
-        state.reserved_by = Some(nexus.clone());
-        self.exceptional.store(true, Ordering::Release);
-        Ok(ScsiResponse::good())
-    }
-
-    /// Releasing what one does not hold is no error (SPC-2).
-    fn release(&self, nexus: &Nexus) -> ScsiResponse {
-        let mut state = self.state();
-        if state.reserved_by.as_ref() == Some(nexus) {
-            state.reserved_by = None;
-        }
-        ScsiResponse::good()
     }
 }

@@ -61,7 +61,7 @@ impl LunMap {
             units: RwLock::default(),
             nexuses: Mutex::default(),
             copies: CopyResults::default(),
-            port: TargetPort::new(port),
+            port: TargetPort::new(target, port),
         }
     }
 
@@ -74,7 +74,7 @@ impl LunMap {
         &self.port
     }
 
-    fn unit(&self, lun: u64) -> Option<Arc<LogicalUnit>> {
+    pub(crate) fn unit(&self, lun: u64) -> Option<Arc<LogicalUnit>> {
         let units = self.units.read().unwrap_or_else(PoisonError::into_inner);
         units.get(&number(lun)?).cloned()
     }
@@ -112,19 +112,22 @@ impl LunMap {
     pub fn remove(&self, lun: u16) -> Option<Arc<LogicalUnit>> {
         let removed = self.units.write().unwrap_or_else(PoisonError::into_inner).remove(&lun);
         if let Some(unit) = &removed {
-            for nexus in self.nexuses().iter() {
-                unit.forget(nexus);
-            }
             unit.part(&self.port);
+            // It may be there under another number too.
+            if !self.maps_any(std::slice::from_ref(unit)) {
+                self.nexuses().iter().for_each(|nexus| unit.forget(nexus));
+            }
         }
         self.inventory_changed(None);
         removed
     }
 
     fn inventory_changed(&self, but: Option<u16>) {
+        let nexuses = self.nexuses().clone();
         for (lun, unit) in self.units() {
             if Some(lun) != but {
-                unit.raise(Sense::LUNS_CHANGED, None);
+                // Those that reach the unit through another target have the LUNs they had.
+                nexuses.iter().for_each(|nexus| unit.tell(nexus, Sense::LUNS_CHANGED));
             }
         }
     }
@@ -189,7 +192,17 @@ impl LunMap {
 
     /// Carry a command out and answer it, whatever it is. Runs to its end.
     pub async fn execute(&self, nexus: &Nexus, command: ScsiCommand, pool: &BufferPool) -> ScsiResponse {
-        let unit = self.unit(command.lun);
+        self.execute_in(self.unit(command.lun), nexus, command, pool).await
+    }
+
+    /// The same in the unit that was found at its LUN, whatever is there by now.
+    pub(crate) async fn execute_in(
+        &self,
+        unit: Option<Arc<LogicalUnit>>,
+        nexus: &Nexus,
+        command: ScsiCommand,
+        pool: &BufferPool,
+    ) -> ScsiResponse {
         let wanted = self.data_out_length(command.lun, &command.cdb).unwrap_or(0);
         let result = match (command_table::find(&command.cdb), &unit) {
             (Some(known), _) if known.operation == Operation::ReportLuns => {

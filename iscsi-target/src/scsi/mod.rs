@@ -16,20 +16,28 @@ mod mode;
 mod nexus;
 mod ports;
 mod report;
+pub mod reservations;
+mod reserving;
 mod sanitize;
 mod sense;
 mod vpd;
 mod write_atomic;
 mod zeroing;
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use smallvec::SmallVec;
 use tokio::sync::watch;
 
+use reservations::ItNexus;
+
 pub use logical_unit::{LogicalUnit, LuIdentity, LuOptions};
 pub use lun_map::{LunMap, LunTaken};
 pub use nexus::Nexus;
+pub(crate) use nexus::PORTAL_GROUP_TAG;
 pub use ports::{AccessState, TargetPort};
+pub use reserving::{ReservationStore, StoreFailed, StoreFuture};
 pub use sense::Sense;
 
 /// SCSI status codes (SAM-5 table 40).
@@ -95,6 +103,17 @@ pub struct ScsiResponse {
     pub data_in_wanted: u64,
     /// Bytes it wanted of the initiator.
     pub data_out_wanted: u64,
+    /// Whose commands must be over before this is sent.
+    pub preempted: Option<Preempted>,
+}
+
+/// Nexuses that a PREEMPT AND ABORT has preempted, and where.
+#[derive(Clone, Debug)]
+pub struct Preempted {
+    /// The logical unit, under whatever number it is known to each.
+    pub unit: Arc<LogicalUnit>,
+    /// Who.
+    pub nexuses: Vec<ItNexus>,
 }
 
 impl ScsiResponse {
@@ -106,6 +125,7 @@ impl ScsiResponse {
             data_in: Bytes::new(),
             data_in_wanted: 0,
             data_out_wanted: 0,
+            preempted: None,
         }
     }
 

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use super::Sense;
+use super::reservations::ItNexus;
 
 /// An initiator port and a target port.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -18,6 +19,9 @@ pub struct Nexus {
     /// Relative target port identifier.
     pub relative_target_port: u16,
 }
+
+/// The one target portal group: every portal reaches every target.
+pub(crate) const PORTAL_GROUP_TAG: u16 = 1;
 
 /// Unit attentions waiting for each nexus that is known, in the order they came, each once.
 #[derive(Debug, Default)]
@@ -49,6 +53,21 @@ impl Attentions {
         if let Some(queue) = self.0.get_mut(nexus).filter(|queue| !queue.contains(&sense)) {
             queue.push_back(sense);
         }
+    }
+
+    /// Tell one nexus, if it is logged in. Who is not begins anew.
+    pub(crate) fn raise_for(&mut self, nexus: &ItNexus, sense: Sense) {
+        let queues = self.0.iter_mut().filter(|(known, _)| nexus.is(known));
+        for (_, queue) in queues {
+            if !queue.contains(&sense) {
+                queue.push_back(sense);
+            }
+        }
+    }
+
+    /// Everyone who is told.
+    pub(crate) fn nexuses(&self) -> impl Iterator<Item = &Nexus> {
+        self.0.keys()
     }
 
     /// Nobody has anything to be told.

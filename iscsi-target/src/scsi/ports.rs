@@ -66,6 +66,8 @@ impl AccessState {
 /// The port of a target.
 #[derive(Debug)]
 pub struct TargetPort {
+    /// Its target's name.
+    target: String,
     /// Target port group, and relative target port identifier: one of each for a target.
     number: u16,
     state: AtomicU16,
@@ -75,12 +77,18 @@ pub struct TargetPort {
 
 impl TargetPort {
     /// A port that allows everything.
-    pub(crate) fn new(number: u16) -> Arc<Self> {
-        Arc::new(Self { number, state: AtomicU16::new(0), units: Mutex::default() })
+    pub(crate) fn new(target: &str, number: u16) -> Arc<Self> {
+        let target = target.to_owned();
+        Arc::new(Self { target, number, state: AtomicU16::new(0), units: Mutex::default() })
     }
 
     fn units(&self) -> MutexGuard<'_, Vec<Weak<LogicalUnit>>> {
         self.units.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Its target's name.
+    pub fn target(&self) -> &str {
+        &self.target
     }
 
     /// Target port group and relative target port identifier.

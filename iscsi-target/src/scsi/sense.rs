@@ -66,6 +66,12 @@ impl Sense {
     pub const INVALID_PARAMETER: Self = Self::new(ILLEGAL_REQUEST, 0x26, 0x00);
     /// PARAMETER LIST LENGTH ERROR.
     pub const PARAMETER_LENGTH: Self = Self::new(ILLEGAL_REQUEST, 0x1a, 0x00);
+    /// INVALID RELEASE OF PERSISTENT RESERVATION.
+    pub const INVALID_RELEASE: Self = Self::new(ILLEGAL_REQUEST, 0x26, 0x04);
+    /// INSUFFICIENT REGISTRATION RESOURCES.
+    pub const NO_ROOM_TO_REGISTER: Self = Self::new(ILLEGAL_REQUEST, 0x55, 0x04);
+    /// INTERNAL TARGET FAILURE.
+    pub const INTERNAL_FAILURE: Self = Self::new(HARDWARE_ERROR, 0x44, 0x00);
     /// SAVING PARAMETERS NOT SUPPORTED.
     pub const NO_SAVING: Self = Self::new(ILLEGAL_REQUEST, 0x39, 0x00);
     /// WRITE PROTECTED.
@@ -74,6 +80,12 @@ impl Sense {
     pub const RESET: Self = Self::new(UNIT_ATTENTION, 0x29, 0x03);
     /// MODE PARAMETERS CHANGED.
     pub const MODE_CHANGED: Self = Self::new(UNIT_ATTENTION, 0x2a, 0x01);
+    /// RESERVATIONS PREEMPTED.
+    pub const RESERVATIONS_PREEMPTED: Self = Self::new(UNIT_ATTENTION, 0x2a, 0x03);
+    /// RESERVATIONS RELEASED.
+    pub const RESERVATIONS_RELEASED: Self = Self::new(UNIT_ATTENTION, 0x2a, 0x04);
+    /// REGISTRATIONS PREEMPTED.
+    pub const REGISTRATIONS_PREEMPTED: Self = Self::new(UNIT_ATTENTION, 0x2a, 0x05);
     /// CAPACITY DATA HAS CHANGED.
     pub const CAPACITY_CHANGED: Self = Self::new(UNIT_ATTENTION, 0x2a, 0x09);
     /// REPORTED LUNS DATA HAS CHANGED.
@@ -140,8 +152,7 @@ impl Sense {
             IoErrorKind::ReadOnly => Self::WRITE_PROTECTED,
             // LOGICAL UNIT NOT READY, MANUAL INTERVENTION REQUIRED.
             IoErrorKind::Stopped => Self::new(NOT_READY, 0x04, 0x03),
-            // INTERNAL TARGET FAILURE.
-            _ => Self::new(HARDWARE_ERROR, 0x44, 0x00),
+            _ => Self::INTERNAL_FAILURE,
         }
     }
 

@@ -291,12 +291,13 @@ fn changes_are_told_to_each_nexus_once_and_in_order() {
     let (_, unit) = bench.luns.units().remove(0);
     unit.capacity_changed();
     unit.capacity_changed();
-    unit.reset(&nexus("b"));
+    unit.reset();
     assert_eq!(bench.send("a", 0, &[0x12, 0, 0, 0, 36, 0], &[]).status, Status::Good);
     assert_eq!(bench.codes(&[0x00], &[]), (6, 0x2a, 9));
     assert_eq!(bench.data(&[0x03, 0, 0, 0, 18, 0])[12..14], [0x29, 3]);
     assert_eq!(bench.send("a", 0, &[0x00], &[]).status, Status::Good);
     assert_eq!(codes(&bench.send("b", 0, &[0x00], &[])), (6, 0x2a, 9));
+    assert_eq!(codes(&bench.send("b", 0, &[0x00], &[])), (6, 0x29, 3));
     assert_eq!(bench.send("b", 0, &[0x00], &[]).status, Status::Good);
 }
 

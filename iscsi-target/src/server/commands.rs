@@ -9,7 +9,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::state::{Early, Incoming, Phase, State, Task};
 use crate::pdu::{Bhs, request};
-use crate::registry::Target;
+use crate::registry::{Target, TargetRegistry};
 use crate::scsi::{ScsiCommand, ScsiResponse, Sense, Status, command_table};
 use crate::session::order::Attribute;
 use crate::session::transfer::{Next, Transfer};
@@ -21,6 +21,8 @@ pub(super) struct Commands {
     pub(super) state: Rc<State>,
     pub(super) target: std::sync::Arc<Target>,
     pub(super) pool: BufferPool,
+    pub(super) registry: std::sync::Arc<TargetRegistry>,
+    pub(super) session: u64,
 }
 
 /// What an abort has met.
@@ -121,10 +123,12 @@ impl Commands {
 
     /// Hand a command to its logical unit, as a task that runs to its end whatever becomes of the connection.
     fn run(&self, tag: u32) {
-        let command = {
+        let (command, unit) = {
             let mut tasks = self.state.tasks.borrow_mut();
             let Some(task) = tasks.get_mut(&tag) else { return };
-            let Phase::Dormant(data_out) = std::mem::replace(&mut task.phase, Phase::Running) else { return };
+            let unit = self.target.luns.unit(task.header.lun.get());
+            let running = Phase::Running(unit.clone());
+            let Phase::Dormant(data_out) = std::mem::replace(&mut task.phase, running) else { return };
             let header = &task.header;
             let (reads, writes) =
                 (header.flags & request::COMMAND_READ != 0, header.flags & request::COMMAND_WRITE != 0);
@@ -134,20 +138,35 @@ impl Commands {
                 task.abort = Some(sender);
                 receiver
             });
-            ScsiCommand {
+            let command = ScsiCommand {
                 lun: header.lun.get(),
                 cdb: SmallVec::from_slice(&header.cdb),
                 data_out,
                 expected_data_out: if writes { expected } else { 0 },
                 expected_data_in: if reads { expected } else { 0 },
                 abort,
-            }
+            };
+            (command, unit)
         };
         let this = self.clone();
         tokio::task::spawn_local(async move {
-            let response = this.target.luns.execute(&this.state.nexus, command, &this.pool).await;
+            let response = this.target.luns.execute_in(unit, &this.state.nexus, command, &this.pool).await;
+            if let Some(preempted) = &response.preempted {
+                this.end_preempted(tag, preempted).await;
+            }
             this.ended(tag, &response);
         });
+    }
+
+    /// A command has done all it does to its unit and waits for others only: nobody waits for it.
+    pub(super) fn settle(&self, tag: u32) {
+        let mut tasks = self.state.tasks.borrow_mut();
+        let Some(task) = tasks.get_mut(&tag) else { return };
+        task.phase = Phase::Settled;
+        for waiter in task.waiters.drain(..) {
+            // Whoever waited may have gone with its connection.
+            let _ = waiter.send(());
+        }
     }
 
     fn ended(&self, tag: u32, response: &ScsiResponse) {
@@ -194,13 +213,16 @@ impl Commands {
                 return true;
             }
             luns.push(task.header.lun.get());
-            if !matches!(task.phase, Phase::Running) {
+            if !matches!(task.phase, Phase::Running(_) | Phase::Settled) {
                 gone.push(tag);
                 return false;
             }
             task.aborted = true;
             if let Some(abort) = &task.abort {
                 abort.send_replace(true);
+            }
+            if matches!(task.phase, Phase::Settled) {
+                return true;
             }
             let (sender, receiver) = oneshot::channel();
             task.waiters.push(sender);

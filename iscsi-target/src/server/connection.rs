@@ -104,7 +104,7 @@ pub(super) struct Connection {
     next_transfer_tag: u32,
     heard: Instant,
     asked: Option<Instant>,
-    closing: Option<Ending>,
+    pub(super) closing: Option<Ending>,
     close_at: Option<Instant>,
     told: Vec<oneshot::Sender<()>>,
 }
@@ -245,7 +245,7 @@ impl Connection {
         Ok(())
     }
 
-    fn take_message(&mut self, message: SessionMessage) {
+    pub(super) fn take_message(&mut self, message: SessionMessage) {
         match message {
             SessionMessage::Abort { units, cleared, done } => {
                 let running = self.commands.ended_by_another(&units, cleared).running;

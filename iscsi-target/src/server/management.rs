@@ -7,9 +7,10 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::commands::{Aborted, Commands};
+use super::state::{Phase, Task};
 use crate::pdu::{opcode, request, response};
 use crate::registry::{SessionMessage, TargetRegistry, tell};
-use crate::scsi::{LogicalUnit, Sense};
+use crate::scsi::{LogicalUnit, Preempted, Sense};
 
 /// Responses (RFC 7143 section 11.6.1).
 const COMPLETE: u8 = 0;
@@ -64,7 +65,7 @@ impl Commands {
                 this.end_others_tasks(&registry, session, &units, function == CLEAR_TASK_SET).await;
             }
             if matches!(function, UNIT_RESET | WARM_RESET | COLD_RESET) {
-                units.iter().for_each(|unit| unit.reset(&this.state.nexus));
+                units.iter().for_each(|unit| unit.reset());
             }
             this.answer(tag, COMPLETE);
             if function == COLD_RESET {
@@ -93,7 +94,35 @@ impl Commands {
 
     /// Abort every task of this session in one of these units, by whatever LUN.
     pub(super) fn abort_units(&self, units: &[Arc<LogicalUnit>]) -> Aborted {
-        self.abort(|_, task| self.target.luns.is_one_of(task.header.lun.get(), units))
+        self.abort(|_, task| self.concerns(task, units))
+    }
+
+    /// A task that runs is in the unit it was given to, though its LUN may mean another by now, or none.
+    fn concerns(&self, task: &Task, units: &[Arc<LogicalUnit>]) -> bool {
+        match &task.phase {
+            Phase::Running(unit) => {
+                unit.as_ref().is_some_and(|unit| units.iter().any(|other| unit.is_view_of(other)))
+            }
+            _ => self.target.luns.is_one_of(task.header.lun.get(), units),
+        }
+    }
+
+    /// End the commands of nexuses that `tag` has preempted (SPC-4 clause 5.12.11.2.6). Its own work is done, so nobody
+    /// need wait for it meanwhile; two that preempt each other would otherwise wait for good.
+    pub(super) async fn end_preempted(&self, tag: u32, preempted: &Preempted) {
+        self.settle(tag);
+        let units = std::slice::from_ref(&preempted.unit);
+        let mut own = Vec::new();
+        if preempted.nexuses.iter().any(|nexus| nexus.is(&self.state.nexus)) {
+            own = self.abort(|other, task| other != tag && self.concerns(task, units)).running;
+        }
+        self.registry.end_preempted(preempted, self.session).await;
+        for task in own {
+            // An error means that it ended otherwise.
+            let _ = task.await;
+        }
+        // Copies were sent to one unit and write to another.
+        preempted.unit.pieces_written().await;
     }
 
     /// The tasks that others have in these units end, by whatever target they came.

@@ -29,7 +29,7 @@ use tokio::sync::watch;
 use crate::limits;
 use crate::login::SessionKind;
 use crate::registry::{SessionInfo, SessionMessage, Target, TargetRegistry, tell};
-use crate::scsi::{LunMap, Nexus};
+use crate::scsi::{LunMap, Nexus, PORTAL_GROUP_TAG};
 use commands::Commands;
 use connection::Connection;
 use login::{Desk, LoginError, log_in};
@@ -75,9 +75,6 @@ struct Hall {
     connections: Vec<AtomicUsize>,
     logins: AtomicUsize,
 }
-
-/// The one target portal group: every portal reaches every target.
-const PORTAL_GROUP_TAG: u16 = 1;
 
 impl TargetServer {
     /// Listen on all portals and serve on `workers`.
@@ -262,7 +259,8 @@ fn connect(
     let state = State::new(nexus, login.outcome.parameters, login.cmd_sn, login.stat_sn);
     // A discovery session has no target; commands never reach this one.
     let target = target.unwrap_or_else(|| Arc::new(Target::nowhere(LunMap::new(""))));
-    let commands = Commands { state, target, pool: hall.pool.clone() };
+    let registry = Arc::clone(&hall.registry);
+    let commands = Commands { state, target, pool: hall.pool.clone(), registry, session };
     Connection::new(
         stream,
         Staging::new(),

@@ -82,15 +82,22 @@ impl Connection {
         let state = Rc::clone(&self.commands.state);
         let taking = pool.take(bytes);
         tokio::pin!(taking);
-        loop {
+        while self.closing.is_none() {
             let sent = self.flush().ok()?;
             let stream = &self.stream;
+            let mut message = None;
             tokio::select! {
                 buffer = &mut taking => return buffer.ok(),
                 () = state.wake.notified() => {}
                 ready = stream.writable(), if !sent => ready.ok()?,
+                // Whoever ends our commands, or this session, does not wait for memory.
+                some = self.messages.recv() => message = some,
+            }
+            if let Some(message) = message {
+                self.take_message(message);
             }
         }
+        None
     }
 
     fn place_data_out(&mut self, segment: &mut Segment) {

@@ -5,12 +5,14 @@
 //! | `Receiving` | a transfer, perhaps a buffer | its last data: ready |
 //! | `Dormant` | all its data, and waits for its turn (`Order`) | the end of what it waits for |
 //! | `Running` | been given to its logical unit | its response, or silently if it was aborted |
+//! | `Settled` | done its work, and waits for commands that it aborted | the same |
 //!
 //! Everything here lives on one worker: `RefCell`s, never borrowed across an await.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use block_io::Buffer;
 use bytes::Bytes;
@@ -22,7 +24,7 @@ use super::send::SendQueue;
 use crate::login::parameters::Parameters;
 use crate::pdu::response::{self, STAT_SN_OFFSET};
 use crate::pdu::{BHS_BYTES, Bhs, NO_TAG, opcode, padding, request, three_bytes};
-use crate::scsi::Nexus;
+use crate::scsi::{LogicalUnit, Nexus};
 use crate::session::order::{Attribute, Order};
 use crate::session::transfer::Transfer;
 use crate::session::window::Window;
@@ -44,7 +46,9 @@ pub(super) struct Task {
 pub(super) enum Phase {
     Receiving(Box<Incoming>),
     Dormant(Bytes),
-    Running,
+    /// In this unit, whatever becomes of the LUN; none where there is none.
+    Running(Option<Arc<LogicalUnit>>),
+    Settled,
 }
 
 /// Write data on its way in.

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
+mod gate;
+
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -16,6 +18,8 @@ use iscsi_target::pdu::{BHS_BYTES, opcode, padding};
 use iscsi_target::registry::{AccessPolicy, TargetRegistry};
 use iscsi_target::scsi::{LogicalUnit, LuIdentity, LuOptions};
 use iscsi_target::server::{ServerConfig, TargetServer};
+
+pub use gate::gated;
 
 pub const TARGET: &str = "iqn.2026-11.org.labsan:test";
 pub const NODE: &str = "iqn.2026-11.com.example:node";

@@ -25,9 +25,12 @@ pub(super) const fn needed(operation: Operation) -> Access {
         | Operation::ReportTaskManagement
         | Operation::ReportPortGroups => Access::Any,
         Operation::SetPortGroups => Access::Settable,
-        Operation::ModeSense | Operation::ModeSelect | Operation::LogSense | Operation::SendDiagnostic => {
-            Access::Standby
-        }
+        Operation::ModeSense
+        | Operation::ModeSelect
+        | Operation::LogSense
+        | Operation::SendDiagnostic
+        | Operation::PersistentReserveIn
+        | Operation::PersistentReserveOut => Access::Standby,
         _ => Access::Active,
     }
 }

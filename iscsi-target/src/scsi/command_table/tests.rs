@@ -29,3 +29,31 @@ fn the_document_lists_every_command() {
         assert!(document.contains(&row), "docs/scsi-conformance.md lacks the row {row}");
     }
 }
+
+#[test]
+fn every_command_has_its_class_under_reservations() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/scsi-conformance.md");
+    let document = std::fs::read_to_string(path).unwrap();
+    for command in all() {
+        let word = command.class.word();
+        let prefix = format!("| {word} | ");
+        let rows = document.lines().filter_map(|line| line.strip_prefix(&prefix)?.strip_suffix(" |"));
+        let listed = rows.flat_map(|row| row.split(", ")).any(|name| name == command.name);
+        assert!(listed, "docs/scsi-conformance.md does not list {} as {word}", command.name);
+        let harmless = !command.writes || command.class == Class::Restricted;
+        assert!(harmless, "{} changes the medium: every reservation keeps it out", command.name);
+    }
+    let of = |cdb: &[u8]| find(cdb).unwrap().class;
+    for always in [0x00, 0x03, 0x12, 0x25, 0x4d, 0xa0] {
+        assert_eq!(of(&[always]), Class::Always, "{always:02x}");
+    }
+    for reading in [0x08, 0x28, 0x2f, 0x34, 0x37, 0x88, 0x8f, 0x90, 0xa8, 0xaf, 0xb7] {
+        assert_eq!(of(&[reading]), Class::Reading, "{reading:02x}");
+    }
+    for restricted in [0x0a, 0x15, 0x1a, 0x1d, 0x2a, 0x35, 0x41, 0x42, 0x5a, 0x89, 0x91] {
+        assert_eq!(of(&[restricted]), Class::Restricted, "{restricted:02x}");
+    }
+    assert_eq!((of(&[0x1b]), of(&[0x1e])), (Class::Starting, Class::Preventing));
+    assert_eq!((of(&[0x16]), of(&[0x57])), (Class::Legacy, Class::Legacy));
+    assert_eq!((of(&[0x5e, 0]), of(&[0x5f, 7])), (Class::Persistent, Class::Persistent));
+}

@@ -15,6 +15,7 @@ pub(crate) use results::{CopyResults, third_party_page};
 
 use super::cdb::{Cdb, Extent};
 use super::command_table::{self, Command, Operation};
+use super::logical_unit::CopiedTo;
 use super::medium::{Span, span};
 use super::{Failure, LogicalUnit, LunMap, Nexus, ScsiCommand, ScsiResponse, Sense, Status, vpd};
 use parameters::{CopyList, Keep, Segment, Target};
@@ -38,6 +39,7 @@ pub(crate) fn is_third_party(operation: Operation) -> bool {
 struct Plan {
     source: Arc<LogicalUnit>,
     destination: Arc<LogicalUnit>,
+    _writes: CopiedTo,
     from: Span,
     to: Span,
 }
@@ -61,8 +63,8 @@ impl LunMap {
         unit: &Arc<LogicalUnit>,
         pool: &BufferPool,
     ) -> Result<ScsiResponse, Failure> {
-        unit.passes(nexus, known)?;
         let cdb = Cdb(&command.cdb);
+        unit.passes(nexus, known, cdb)?;
         if known.operation == Operation::ExtendedCopy {
             return self.extended_copy(nexus, command, pool).await;
         }
@@ -132,6 +134,7 @@ impl Copier<'_> {
 
     fn plan(&self, list: &CopyList, segment: &Segment) -> Result<Plan, Failure> {
         let (source, destination) = (self.unit(list, segment.source)?, self.unit(list, segment.destination)?);
+        let _writes = destination.copied_to();
         admitted(&source, self.nexus, READ_16)?;
         admitted(&destination, self.nexus, WRITE_16)?;
         let (from, to) = (source.device().info(), destination.device().info());
@@ -150,7 +153,7 @@ impl Copier<'_> {
         };
         let from = place(segment.source_block, &from)?;
         let to = place(segment.destination_block, &to)?;
-        Ok(Plan { source, destination, from, to })
+        Ok(Plan { source, destination, _writes, from, to })
     }
 
     async fn copy_segment(&self, plan: &Plan) -> Result<(), Failure> {
@@ -179,10 +182,13 @@ impl Copier<'_> {
         let to = Span { offset: plan.to.offset + at, length: bytes, ..plan.to };
         let data = {
             let _shared = plan.source.share().await?;
+            admitted(&plan.source, self.nexus, READ_16)?;
             plan.source.fetch(from, buffer).await.map_err(third_party)?.freeze()
         };
         let durability = plan.destination.durability(false);
         let _shared = plan.destination.share().await?;
+        // Somebody may have reserved it since the copy began, and then counts on this (`LogicalUnit::pieces_written`).
+        admitted(&plan.destination, self.nexus, WRITE_16)?;
         plan.destination.store(to, data, durability).await.map_err(third_party)
     }
 

@@ -1,0 +1,170 @@
+//! Reservations on a live logical unit: persistent ones are made durable, then public; those of SPC-2 beside them.
+//!
+//! Orders of PERSISTENT RESERVE OUT run one at a time: plan ([`Reservations::apply`]), keep what APTPL asks to be kept, and
+//! only then let it count. If it cannot be kept, the order fails and nothing has changed. From the moment it counts, the
+//! gates keep new commands out; those that had passed before are ended by PREEMPT AND ABORT (`server/management.rs`).
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use super::cdb::Cdb;
+use super::command_table::{Class, Command, Operation};
+use super::logical_unit::State;
+use super::reservations::{
+    Around, ItNexus, Legacy, Order, Outcome, PortName, ReservationRecord, Reservations,
+};
+use super::{
+    Failure, LogicalUnit, Nexus, PORTAL_GROUP_TAG, Preempted, ScsiCommand, ScsiResponse, Sense, Status,
+    TargetPort,
+};
+
+/// The record could not be kept; why was logged where it happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the reservations could not be written")]
+pub struct StoreFailed;
+
+/// A store under way.
+pub type StoreFuture<'a> = Pin<Box<dyn Future<Output = Result<(), StoreFailed>> + Send + 'a>>;
+
+/// Where a unit's registrations survive a power loss.
+pub trait ReservationStore: Send + Sync + std::fmt::Debug {
+    /// Keep this record, or none, instead of what was kept. Durable when it returns; unchanged if it fails.
+    fn store(&self, record: Option<ReservationRecord>) -> StoreFuture<'_>;
+}
+
+/// How a unit keeps its reservations.
+#[derive(Debug, Default)]
+pub(super) struct Keeping {
+    store: Option<Arc<dyn ReservationStore>>,
+    /// One order at a time.
+    turn: tokio::sync::Mutex<()>,
+}
+
+impl Keeping {
+    pub(super) fn new(store: Arc<dyn ReservationStore>) -> Self {
+        Self { store: Some(store), ..Self::default() }
+    }
+
+    pub(super) fn can(&self) -> bool {
+        self.store.is_some()
+    }
+}
+
+impl State {
+    /// Does a reservation of somebody else stand in the way?
+    pub(super) fn keeps_out(&self, nexus: &Nexus, command: &Command, cdb: Cdb<'_>) -> bool {
+        if let Some(holder) = &self.reserved_by {
+            // SPC-2 clause 5.5.1: what informs passes, RELEASE does nothing, and persistent ones exclude these.
+            return match command.operation {
+                Operation::Inquiry | Operation::ReportLuns | Operation::RequestSense | Operation::Release => {
+                    false
+                }
+                _ => holder != nexus || command.class == Class::Persistent,
+            };
+        }
+        !self.reservations.admits(nexus, command.class, cdb)
+    }
+}
+
+impl LogicalUnit {
+    /// What is registered and reserved.
+    pub fn reservations(&self) -> Reservations {
+        self.state().reservations.clone()
+    }
+
+    /// Take all registrations with this key away, as an administrator may. Gives how many there were.
+    pub async fn purge(&self, key: u64) -> Result<usize, StoreFailed> {
+        let _turn = self.shared.keeping.turn.lock().await;
+        let before = self.reservations();
+        let Some(outcome) = before.purge(key) else { return Ok(0) };
+        let count = before.registrations.len() - outcome.next.registrations.len();
+        self.bring_into_force(&before, outcome).await?;
+        Ok(count)
+    }
+
+    /// PERSISTENT RESERVE OUT.
+    pub(crate) async fn persistent_out(
+        self: &Arc<Self>,
+        nexus: &Nexus,
+        cdb: Cdb<'_>,
+        command: &ScsiCommand,
+    ) -> Result<ScsiResponse, Failure> {
+        let order = Order::parse(cdb, &command.data_out)?;
+        let _turn = self.shared.keeping.turn.lock().await;
+        let (before, outcome) = self.planned(nexus, &order)?;
+        let nexuses = outcome.aborted.clone();
+        self.bring_into_force(&before, outcome).await.map_err(|StoreFailed| Sense::INTERNAL_FAILURE)?;
+        let preempted = (!nexuses.is_empty()).then(|| Preempted { unit: Arc::clone(self), nexuses });
+        Ok(ScsiResponse { data_out_wanted: cdb.u32(5).into(), preempted, ..ScsiResponse::good() })
+    }
+
+    fn planned(&self, nexus: &Nexus, order: &Order) -> Result<(Reservations, Outcome), Failure> {
+        let port = |port: Arc<TargetPort>| PortName {
+            target_name: port.target().to_owned(),
+            portal_group: PORTAL_GROUP_TAG,
+            relative: port.number(),
+        };
+        let ports: Vec<PortName> = self.each_port().into_iter().map(port).collect();
+        let state = self.state();
+        if state.reserved_by.is_some() {
+            // Since this order passed the gates.
+            return Err(Failure::Status(Status::ReservationConflict));
+        }
+        let known: Vec<ItNexus> = state.attentions.nexuses().map(ItNexus::from).collect();
+        let around = Around { ports: &ports, known: &known, can_persist: self.shared.keeping.can() };
+        let outcome = state.reservations.apply(nexus, order, around)?;
+        Ok((state.reservations.clone(), outcome))
+    }
+
+    /// Durable, then public. The caller has the turn, so that `before` is what is kept now.
+    async fn bring_into_force(&self, before: &Reservations, outcome: Outcome) -> Result<(), StoreFailed> {
+        let record = outcome.next.record();
+        if let Some(store) = &self.shared.keeping.store
+            && record != before.record()
+        {
+            store.store(record).await?;
+        }
+        let mut state = self.state();
+        state.reservations = outcome.next;
+        for (nexus, sense) in &outcome.told {
+            state.attentions.raise_for(nexus, *sense);
+        }
+        self.make_exceptional();
+        Ok(())
+    }
+
+    /// RESERVE(6) and RESERVE(10).
+    pub(super) async fn reserve(&self, nexus: &Nexus, cdb: Cdb<'_>) -> Result<ScsiResponse, Failure> {
+        // Extents and third parties are obsolete.
+        if cdb.byte(1) & 0x1f != 0 {
+            return Err(Sense::INVALID_FIELD.into());
+        }
+        // A registration that is being made durable counts already: the two kinds exclude each other.
+        let _turn = self.shared.keeping.turn.lock().await;
+        let mut state = self.state();
+        match state.reservations.legacy(nexus) {
+            Legacy::Ignored => {}
+            Legacy::Conflict => return Err(Failure::Status(Status::ReservationConflict)),
+            Legacy::Processed => {
+                if state.reserved_by.as_ref().is_some_and(|holder| holder != nexus) {
+                    return Err(Failure::Status(Status::ReservationConflict));
+                }
+                state.reserved_by = Some(nexus.clone());
+                self.make_exceptional();
+            }
+        }
+        Ok(ScsiResponse::good())
+    }
+
+    /// RELEASE(6) and RELEASE(10). Releasing what one does not hold is no error (SPC-2).
+    pub(super) fn release(&self, nexus: &Nexus) -> Result<ScsiResponse, Failure> {
+        let mut state = self.state();
+        if state.reserved_by.as_ref() == Some(nexus) {
+            state.reserved_by = None;
+        } else if state.reservations.legacy(nexus) == Legacy::Conflict {
+            return Err(Failure::Status(Status::ReservationConflict));
+        }
+        Ok(ScsiResponse::good())
+    }
+}

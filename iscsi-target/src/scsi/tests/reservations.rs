@@ -1,0 +1,244 @@
+//! Persistent reservations through the device server: conflicts, unit attentions, and what is kept.
+
+use std::sync::Mutex;
+
+use super::super::reservations::{ReservationRecord, Reservations};
+use super::super::{ReservationStore, StoreFailed, StoreFuture};
+use super::*;
+
+/// Keeps the last record, or fails.
+#[derive(Debug, Default)]
+struct Store {
+    kept: Mutex<Vec<Option<ReservationRecord>>>,
+    fails: Mutex<bool>,
+}
+
+impl ReservationStore for Store {
+    fn store(&self, record: Option<ReservationRecord>) -> StoreFuture<'_> {
+        Box::pin(async move {
+            if *self.fails.lock().unwrap() {
+                return Err(StoreFailed);
+            }
+            self.kept.lock().unwrap().push(record);
+            Ok(())
+        })
+    }
+}
+
+impl Store {
+    fn last(&self) -> Option<ReservationRecord> {
+        self.kept.lock().unwrap().last().cloned().flatten()
+    }
+}
+
+fn keeping(store: &Arc<Store>, restored: Reservations) -> Bench {
+    let mut bench = open();
+    bench.luns = LunMap::new("iqn.2026-11.org.labsan:t");
+    bench.luns.nexus_met(&nexus("a"));
+    bench.luns.nexus_met(&nexus("b"));
+    let identity = LuIdentity { uuid: Uuid::nil(), serial: "S".into(), product: "P".into() };
+    let device = Arc::new(bench.device.clone());
+    let store: Arc<dyn ReservationStore> = Arc::<Store>::clone(store);
+    let unit = LogicalUnit::with_reservations(device, identity, LuOptions::default(), store, restored);
+    bench.luns.insert(0, unit).unwrap();
+    bench
+}
+
+impl Bench {
+    /// PERSISTENT RESERVE OUT.
+    fn order(&self, from: &str, action: u8, kind: u8, keys: (u64, u64), flags: u8) -> ScsiResponse {
+        let cdb = [0x5f, action, kind, 0, 0, 0, 0, 0, 24, 0];
+        let mut list = [keys.0.to_be_bytes(), keys.1.to_be_bytes()].concat();
+        list.extend_from_slice(&[0, 0, 0, 0, flags, 0, 0, 0]);
+        self.send(from, 0, &cdb, &list)
+    }
+
+    fn done(&self, from: &str, action: u8, kind: u8, keys: (u64, u64)) {
+        let response = self.order(from, action, kind, keys, 0);
+        assert_eq!((response.status, response.data_out_wanted), (Status::Good, 24), "{response:?}");
+    }
+
+    fn status(&self, from: &str, cdb: &[u8], data: &[u8]) -> Status {
+        self.send(from, 0, cdb, data).status
+    }
+
+    /// Unit attentions of a nexus, until there are no more.
+    fn attentions(&self, from: &str) -> Vec<(u8, u8)> {
+        let asked = std::iter::repeat_with(|| self.send(from, 0, &[0x00], &[]));
+        let waiting = asked.take_while(|response| response.status == Status::CheckCondition);
+        waiting.map(|response| (response.sense[12], response.sense[13])).collect()
+    }
+
+    fn read_in(&self, action: u8) -> Bytes {
+        self.data(&[0x5e, action, 0, 0, 0, 0, 0, 4, 0, 0])
+    }
+}
+
+const WRITE: [u8; 10] = [0x2a, 0, 0, 0, 0, 0, 0, 0, 1, 0];
+const READ: [u8; 10] = [0x28, 0, 0, 0, 0, 0, 0, 0, 1, 0];
+
+/// The CDB that does a command's work, as far as a reservation cares.
+fn sample(command: &command_table::Command) -> [u8; 16] {
+    let mut cdb = [0; 16];
+    cdb[0] = command.opcode;
+    cdb[1] = command.service_action.unwrap_or(0);
+    cdb[4] = if command.opcode == 0x1e { 1 } else { 0 };
+    cdb
+}
+
+#[test]
+fn a_reservation_keeps_out_what_the_table_says() {
+    use command_table::Class;
+    for (kind, reads) in [(1, true), (3, false), (5, true), (6, false), (7, true), (8, false)] {
+        let bench = open();
+        bench.done("a", 6, 0, (0, 1));
+        bench.done("a", 1, kind, (1, 0));
+        for command in all_commands() {
+            let passes = match command.class {
+                Class::Always => true,
+                Class::Reading => reads,
+                Class::Restricted | Class::Starting | Class::Preventing => false,
+                Class::Legacy | Class::Persistent => continue,
+            };
+            let conflict = bench.status("b", &sample(command), &[]) == Status::ReservationConflict;
+            assert_eq!(!conflict, passes, "{} under type {kind}", command.name);
+            let own = bench.status("a", &sample(command), &[]);
+            assert_ne!(own, Status::ReservationConflict, "{} of the holder", command.name);
+        }
+        bench.attentions("b");
+        bench.done("b", 6, 0, (0, 2));
+        let shared = if kind >= 5 { Status::Good } else { Status::ReservationConflict };
+        assert_eq!(bench.status("b", &WRITE, &[1; 512]), shared, "a registrant under type {kind}");
+    }
+}
+
+#[test]
+fn a_registration_outlives_its_session() {
+    let bench = open();
+    bench.done("a", 0, 0, (0, 7));
+    bench.done("a", 1, 3, (7, 0));
+    bench.luns.nexus_lost(&nexus("a"));
+    assert_eq!(bench.status("b", &READ, &[]), Status::ReservationConflict);
+    bench.luns.nexus_met(&nexus("a"));
+    assert_eq!(bench.status("a", &READ, &[]), Status::Good);
+    bench.luns.units()[0].1.reset();
+    assert_eq!(bench.status("b", &READ, &[]), Status::ReservationConflict, "a reset changes nothing");
+}
+
+#[test]
+fn the_preempted_are_told_and_kept_out() {
+    let bench = open();
+    bench.done("a", 6, 0, (0, 1));
+    bench.done("b", 6, 0, (0, 2));
+    bench.done("a", 1, 5, (1, 0));
+    let response = bench.order("b", 5, 5, (2, 1), 0);
+    let preempted = response.preempted.unwrap();
+    assert!(preempted.nexuses.len() == 1 && preempted.nexuses[0].is(&nexus("a")));
+    // A conflict goes before a unit attention (SAM-5 clause 5.3.3), which is not lost by it.
+    assert_eq!(bench.status("a", &WRITE, &[1; 512]), Status::ReservationConflict);
+    assert_eq!(bench.attentions("a"), [(0x2a, 5)]);
+    assert_eq!(bench.status("a", &WRITE, &[1; 512]), Status::ReservationConflict);
+    assert_eq!(bench.status("b", &WRITE, &[1; 512]), Status::Good);
+    bench.done("a", 6, 0, (0, 1));
+    bench.done("b", 2, 5, (2, 0));
+    assert_eq!(bench.attentions("a"), [(0x2a, 4)]);
+    bench.done("b", 3, 0, (2, 0));
+    assert_eq!(bench.attentions("a"), [(0x2a, 3)]);
+    assert_eq!(bench.read_in(0)[..8], [0, 0, 0, 5, 0, 0, 0, 0]);
+}
+
+#[test]
+fn both_kinds_of_reservations_exclude_each_other() {
+    let bench = open();
+    assert_eq!(bench.status("a", &[0x16], &[]), Status::Good);
+    for who in ["a", "b"] {
+        assert_eq!(bench.status(who, &[0x5e, 0, 0, 0, 0, 0, 0, 0, 8, 0], &[]), Status::ReservationConflict);
+        assert_eq!(bench.order(who, 6, 0, (0, 1), 0).status, Status::ReservationConflict);
+    }
+    assert_eq!(bench.status("a", &[0x17], &[]), Status::Good);
+    bench.done("a", 6, 0, (0, 1));
+    assert_eq!(bench.status("a", &[0x16], &[]), Status::ReservationConflict, "registered, nothing reserved");
+    bench.done("a", 1, 3, (1, 0));
+    assert_eq!(bench.status("a", &[0x56], &[]), Status::Good, "compatible: the holder may, to no effect");
+    assert_eq!(bench.status("b", &[0x56], &[]), Status::ReservationConflict);
+    assert_eq!(bench.status("a", &[0x57], &[]), Status::Good);
+    assert_eq!(bench.status("b", &READ, &[]), Status::ReservationConflict, "still held");
+}
+
+#[test]
+fn unknown_service_actions_are_bad_fields() {
+    let bench = open();
+    for action in 4..0x20 {
+        assert_eq!(bench.codes(&[0x5e, action, 0, 0, 0, 0, 0, 0, 8, 0], &[]), (5, 0x24, 0));
+    }
+    assert_eq!(bench.codes(&[0x5f, 8, 0, 0, 0, 0, 0, 0, 24, 0], &[0; 24]), (5, 0x24, 0));
+    assert_eq!(bench.codes(&[0x5f, 0, 0, 0, 0, 0, 0, 0, 23, 0], &[0; 23]), (5, 0x1a, 0));
+    assert_eq!(bench.codes(&[0x5f, 0, 0, 0, 0, 0, 0, 0, 24, 0], &[0; 20]), (5, 0x1a, 0));
+}
+
+#[test]
+fn what_shall_survive_is_kept_before_it_counts() {
+    let store = Arc::<Store>::default();
+    let bench = keeping(&store, Reservations::default());
+    assert_eq!(bench.read_in(2)[2..4], [0x1d, 0x90], "PTPL_C, not PTPL_A");
+    bench.done("b", 6, 0, (0, 2));
+    assert!(store.kept.lock().unwrap().is_empty(), "without APTPL nothing is written");
+    assert_eq!(bench.order("a", 6, 0, (0, 1), 1).status, Status::Good);
+    bench.done("a", 1, 5, (1, 0));
+    assert_eq!(bench.read_in(2)[3], 0x91);
+    let record = store.last().unwrap();
+    assert_eq!((record.registrations.len(), record.reservation.as_ref().unwrap().kind), (2, 5));
+
+    *store.fails.lock().unwrap() = true;
+    let before = bench.luns.units()[0].1.reservations();
+    assert_eq!(codes(&bench.order("a", 2, 5, (1, 0), 0)), (4, 0x44, 0));
+    assert_eq!(codes(&bench.order("b", 5, 5, (2, 1), 0)), (4, 0x44, 0));
+    assert_eq!(bench.luns.units()[0].1.reservations(), before, "what cannot be kept has not happened");
+    assert!(bench.attentions("a").is_empty() && bench.attentions("b").is_empty());
+    *store.fails.lock().unwrap() = false;
+
+    let after = keeping(&store, Reservations::restore(&record).unwrap());
+    assert_eq!(after.read_in(0)[..8], [0, 0, 0, 0, 0, 0, 0, 16], "PRGENERATION begins at 0");
+    assert_eq!(after.status("b", &WRITE, &[1; 512]), Status::Good, "a registrant as before");
+    after.luns.nexus_met(&nexus("c"));
+    assert_eq!(after.status("c", &WRITE, &[1; 512]), Status::ReservationConflict);
+    assert_eq!(after.order("a", 6, 0, (0, 1), 0).status, Status::Good);
+    assert_eq!(store.last(), None, "the last APTPL counts");
+}
+
+#[test]
+fn without_a_place_to_keep_it_aptpl_is_refused() {
+    let bench = open();
+    assert_eq!(codes(&bench.order("a", 6, 0, (0, 1), 1)), (5, 0x26, 0));
+    assert_eq!(bench.read_in(2)[2..4], [0x1c, 0x90]);
+}
+
+#[test]
+fn a_unit_is_one_with_whatever_rights_it_is_seen() {
+    let bench = open();
+    let unit = Arc::clone(&bench.luns.units()[0].1);
+    let reader = unit.view(LuOptions { read_only: true, write_cache: false });
+    let other = LunMap::new("iqn.2026-11.org.labsan:u");
+    let there = Nexus { target_name: "iqn.2026-11.org.labsan:u".into(), ..nexus("b") };
+    other.nexus_met(&there);
+    other.insert(3, Arc::clone(&reader)).unwrap();
+    assert!(reader.is_view_of(&unit));
+    bench.done("a", 6, 0, (0, 1));
+    bench.done("a", 1, 3, (1, 0));
+    let read = ScsiCommand {
+        lun: 3 << 48,
+        cdb: SmallVec::from_slice(&[&READ[..], &[0; 6]].concat()),
+        data_out: Bytes::new(),
+        expected_data_out: 0,
+        expected_data_in: 512,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let response = runtime.block_on(other.execute(&there, read.clone(), &bench.pool));
+    assert_eq!(response.status, Status::ReservationConflict);
+    // ALL_TG_PT reaches both targets.
+    assert_eq!(bench.order("b", 6, 0, (0, 2), 4).status, Status::Good);
+    assert_eq!(unit.reservations().registrations.len(), 3);
+    assert_eq!(runtime.block_on(unit.purge(1)), Ok(1));
+    assert_eq!(runtime.block_on(other.execute(&there, read, &bench.pool)).status, Status::Good);
+    assert_eq!(bench.attentions("a"), [(0x2a, 5)]);
+}

@@ -1,0 +1,126 @@
+//! Persistent reservations between two initiators, over real sockets.
+
+mod support;
+
+use std::sync::atomic::Ordering;
+
+use iscsi_target::pdu::opcode;
+use support::{Bench, Initiator, NODE, TARGET, gated, header, put, write_cdb};
+
+const OTHER: &str = "iqn.2026-11.com.example:other";
+const CONFLICT: u8 = 0x18;
+
+fn other(bench: &Bench) -> Initiator {
+    let mut initiator = Initiator::connect(bench.address);
+    initiator.log_in(OTHER, Some(TARGET), "").unwrap();
+    initiator
+}
+
+fn send_order(from: &mut Initiator, action: u8, kind: u8, keys: (u64, u64)) -> u32 {
+    let mut cdb = [0; 16];
+    (cdb[0], cdb[1], cdb[2], cdb[8]) = (0x5f, action, kind, 24);
+    let mut list = [keys.0.to_be_bytes(), keys.1.to_be_bytes()].concat();
+    list.resize(24, 0);
+    from.command(0xa0, 24, &cdb, &list)
+}
+
+/// PERSISTENT RESERVE OUT; its status.
+fn order(from: &mut Initiator, action: u8, kind: u8, keys: (u64, u64)) -> u8 {
+    let tag = send_order(from, action, kind, keys);
+    let response = from.expect(opcode::SCSI_RESPONSE);
+    assert_eq!(response.tag(), tag);
+    response.header[3]
+}
+
+fn ping(from: &mut Initiator, tag: u32) {
+    let mut ping = header(0x40 | opcode::NOP_OUT, 0x80, tag);
+    put(&mut ping, 24, from.cmd_sn);
+    from.send(ping, &[]);
+    assert_eq!(from.expect(opcode::NOP_IN).tag(), tag);
+}
+
+#[test]
+fn preempt_and_abort_is_answered_when_the_preempted_can_write_no_more() {
+    let (bench, gate) = gated();
+    let (mut victim, mut winner) = (bench.login(""), other(&bench));
+    assert_eq!(order(&mut victim, 6, 0, (0, 1)), 0);
+    assert_eq!(order(&mut victim, 1, 5, (1, 0)), 0);
+    assert_eq!(order(&mut winner, 6, 0, (0, 2)), 0);
+    victim.command(0xa0, 512, &write_cdb(0, 512), &[9; 512]);
+    bench.eventually("the write runs", || gate.waiting.load(Ordering::SeqCst));
+    // One that still waits for its data never begins.
+    victim.command(0xa0, 512, &write_cdb(8, 512), &[]);
+    victim.expect(opcode::R2T);
+    let tag = send_order(&mut winner, 5, 5, (2, 1));
+    ping(&mut winner, 99);
+    assert_eq!(gate.inner.contents()[0], 0, "not answered, for the write is not over");
+    gate.open.store(true, Ordering::SeqCst);
+    let response = winner.expect(opcode::SCSI_RESPONSE);
+    assert_eq!((response.tag(), response.header[3]), (tag, 0));
+    assert_eq!(gate.inner.contents()[0], 9, "what had begun has ended before the answer");
+    // Neither of the two is answered; what comes now meets the reservation.
+    let late = victim.command(0xa0, 512, &write_cdb(0, 512), &[7; 512]);
+    let response = victim.expect(opcode::SCSI_RESPONSE);
+    assert_eq!((response.tag(), response.header[3]), (late, CONFLICT));
+    assert_eq!(winner.write(0, &[3; 512], 512, 512).header[3], 0);
+    assert_eq!((gate.inner.contents()[0], gate.inner.contents()[8 * 512]), (3, 0));
+    bench.eventually("all buffers are back", || bench.pool.used_bytes() == 0);
+}
+
+#[test]
+fn plain_preempt_waits_for_nobody() {
+    let (bench, gate) = gated();
+    let (mut victim, mut winner) = (bench.login(""), other(&bench));
+    assert_eq!(order(&mut victim, 6, 0, (0, 1)), 0);
+    assert_eq!(order(&mut winner, 6, 0, (0, 2)), 0);
+    let write = victim.command(0xa0, 512, &write_cdb(0, 512), &[9; 512]);
+    bench.eventually("the write runs", || gate.waiting.load(Ordering::SeqCst));
+    assert_eq!(order(&mut winner, 4, 5, (2, 1)), 0);
+    gate.open.store(true, Ordering::SeqCst);
+    let response = victim.expect(opcode::SCSI_RESPONSE);
+    assert_eq!((response.tag(), response.header[3]), (write, 0));
+}
+
+/// Each order is queued before the other has been answered; whoever comes second is no registrant any more.
+#[test]
+fn two_that_preempt_each_other_both_come_to_an_end() {
+    let bench = Bench::new();
+    let (mut one, mut two) = (bench.login(""), other(&bench));
+    for _ in 0..50 {
+        let mut tags = Vec::new();
+        for _ in 0..4 {
+            for (from, own, other) in [(&mut one, 1, 2), (&mut two, 2, 1)] {
+                tags.push(send_order(from, 6, 0, (0, own)));
+                tags.push(send_order(from, 5, 5, (own, other)));
+            }
+        }
+        // Aborted orders have no answer, so pings tell that the sessions live.
+        for (from, tag) in [(&mut one, 1 << 20), (&mut two, 1 << 21)] {
+            let mut ping = header(0x40 | opcode::NOP_OUT, 0x80, tag);
+            put(&mut ping, 24, from.cmd_sn);
+            from.send(ping, &[]);
+            while from.receive().expect("the session ended").opcode() != opcode::NOP_IN {}
+        }
+    }
+    drop((one, two));
+    bench.eventually("both sessions end: no task waits for good", || bench.registry.sessions().is_empty());
+}
+
+#[test]
+fn the_same_initiator_port_has_its_registration_again() {
+    let bench = Bench::new();
+    let mut first = bench.login("");
+    assert_eq!(order(&mut first, 6, 0, (0, 1)), 0);
+    assert_eq!(order(&mut first, 1, 3, (1, 0)), 0);
+    drop(first);
+    bench.eventually("it is gone", || bench.registry.sessions().is_empty());
+    let mut stranger = other(&bench);
+    assert_eq!(stranger.write(0, &[1; 512], 512, 512).header[3], CONFLICT);
+    let mut again = bench.login("");
+    assert_eq!(again.write(0, &[2; 512], 512, 512).header[3], 0);
+    let mut elsewhere = Initiator::connect(bench.address);
+    elsewhere.isid = [0x80, 0, 0, 0, 0, 2];
+    elsewhere.log_in(NODE, Some(TARGET), "").unwrap();
+    assert_eq!(elsewhere.write(0, &[3; 512], 512, 512).header[3], CONFLICT, "another ISID is another port");
+    assert_eq!(bench.device.contents()[0], 2);
+}

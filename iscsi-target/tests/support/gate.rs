@@ -1,0 +1,60 @@
+//! A device that can be held up.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use block_io::{BlockDevice, Buffer, DeviceInfo, Durability, IoError, IoFuture, MemoryDevice, ReadResult};
+use bytes::Bytes;
+
+use super::{Bench, LUN_BYTES};
+
+/// A device whose writes wait until they are let go.
+#[derive(Clone, Debug)]
+pub struct Gate {
+    pub inner: MemoryDevice,
+    pub open: Arc<AtomicBool>,
+    pub waiting: Arc<AtomicBool>,
+}
+
+impl BlockDevice for Gate {
+    fn info(&self) -> DeviceInfo {
+        self.inner.info()
+    }
+
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    fn read(&self, offset: u64, buffer: Buffer) -> IoFuture<'_, ReadResult> {
+        self.inner.read(offset, buffer)
+    }
+
+    fn write(&self, offset: u64, data: Bytes, durability: Durability) -> IoFuture<'_, Result<(), IoError>> {
+        Box::pin(async move {
+            self.waiting.store(true, Ordering::SeqCst);
+            while !self.open.load(Ordering::SeqCst) {
+                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            }
+            self.inner.write(offset, data, durability).await
+        })
+    }
+
+    fn flush(&self) -> IoFuture<'_, Result<(), IoError>> {
+        self.inner.flush()
+    }
+
+    fn zero(&self, offset: u64, length: u64, durability: Durability) -> IoFuture<'_, Result<(), IoError>> {
+        self.inner.zero(offset, length, durability)
+    }
+
+    fn discard(&self, offset: u64, length: u64) -> IoFuture<'_, Result<(), IoError>> {
+        self.inner.discard(offset, length)
+    }
+}
+
+/// A server over one.
+pub fn gated() -> (Bench, Gate) {
+    let inner = MemoryDevice::new("gated", LUN_BYTES);
+    let gate = Gate { inner: inner.clone(), open: Arc::default(), waiting: Arc::default() };
+    (Bench::over(Arc::new(gate.clone()), inner, 32 << 20), gate)
+}
