@@ -81,6 +81,23 @@ pub(crate) enum Failure {
     /// No such session.
     #[error("there is no session {0}")]
     NoSession(String),
+    /// Somebody still used it when it was deleted.
+    #[error("volume {0} is no more")]
+    VolumeGone(uuid::Uuid),
+    /// Not a reservation key.
+    #[error("{0:?} is no reservation key: give up to 16 hexadecimal digits, not all 0")]
+    BadKey(String),
+    /// Nobody is registered with it.
+    #[error("nobody is registered with key {key} at {volume}")]
+    NoKey {
+        /// The volume.
+        volume: VolumePath,
+        /// The key.
+        key: String,
+    },
+    /// The disks did not take it.
+    #[error("the reservations of {0} could not be written; nothing was changed; labsand's log says why")]
+    NotKept(VolumePath),
     /// One disk under two names.
     #[error("{} and {} are the same disk", first.display(), second.display())]
     SameDisk {
@@ -199,8 +216,9 @@ impl Failure {
             Self::ArrayTaken(_) => ErrorCode::Different,
             Self::NoSpace { .. } | Self::Full(_) => ErrorCode::NoSpace,
             Self::HasVolumes { .. } | Self::IsMapped { .. } => ErrorCode::InUse,
-            Self::NoMembers(_) => ErrorCode::NotFound,
-            Self::Request(_) => ErrorCode::Invalid,
+            Self::NoMembers(_) | Self::NoKey { .. } | Self::VolumeGone(_) => ErrorCode::NotFound,
+            Self::NotKept(_) => ErrorCode::Io,
+            Self::Request(_) | Self::BadKey(_) => ErrorCode::Invalid,
         }
     }
 
@@ -209,6 +227,7 @@ impl Failure {
         Some(match self {
             Self::NoArray(_) => "see which there are: raidctl array list".into(),
             Self::NoVolume(_) => "see which there are: raidctl volume list".into(),
+            Self::NoKey { volume, .. } => format!("see which there are: raidctl pr list {volume}"),
             Self::NoSession(_) => "see which there are: raidctl session list".into(),
             Self::San(error) => return san_hint(error),
             Self::NoDisk(_) => "to make files there, say how large: --create-size SIZE".into(),

@@ -18,6 +18,7 @@ mod events;
 mod limits;
 mod lock;
 mod ops;
+mod reservations;
 mod run;
 mod san;
 mod scan;

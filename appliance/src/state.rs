@@ -1,12 +1,14 @@
 //! What does the daemon know? The arrays that run, the ones it refused, the SAN's configuration, and the means to act.
 //!
 //! - `state` is a snapshot behind a std lock that is never held across an await: reads never wait for a change.
+//! - `writing` is held by whoever reads the SAN's document, changes it and writes it to the disks; it is taken after `turn`,
+//!   and never held while sessions are waited for: their commands may be waiting for it.
 //! - `turn` is held by whoever changes which arrays run, volumes, or the SAN's configuration: one change at a time.
 //! - All methods that touch arrays run on the background worker.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
 use block_io::BufferPool;
@@ -42,6 +44,10 @@ pub(crate) struct Daemon {
     pub(crate) started: Instant,
     /// Held while something is changed.
     pub(crate) turn: tokio::sync::Mutex<()>,
+    /// Held while the document is changed.
+    pub(crate) writing: tokio::sync::Mutex<()>,
+    /// For those that the logical units call.
+    this: Weak<Self>,
     stopping: AtomicBool,
     state: Mutex<State>,
 }
@@ -63,7 +69,9 @@ impl Daemon {
     /// A daemon that has nothing yet.
     pub(crate) fn new(config: Config, workers: WorkerPool, environment: Environment) -> Arc<Self> {
         let memory = usize::try_from(config.memory.0).unwrap_or(usize::MAX);
-        Arc::new(Self {
+        Arc::new_cyclic(|this| Self {
+            this: this.clone(),
+            writing: tokio::sync::Mutex::new(()),
             workers,
             pool: BufferPool::new(memory),
             environment,
@@ -85,6 +93,11 @@ impl Daemon {
     /// The state; never held across an await.
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Itself, for those that outlive a call.
+    pub(crate) fn weak(&self) -> Weak<Self> {
+        self.this.clone()
     }
 
     /// Running arrays with their names here.

@@ -14,9 +14,9 @@ use iscsi_target::scsi::{AccessState, LogicalUnit, LuIdentity, LuOptions};
 use iscsi_target::server::{ServerConfig, ServerError, TargetServer};
 use labsan_api::ErrorCode;
 use labsan_api::target::{Access, PathState, Session};
-use raid_core::volume::Volume;
 use uuid::Uuid;
 
+use crate::reservations::Backing;
 use crate::san::plan::Step;
 use crate::san::{self, Chap, LunRecord};
 
@@ -53,6 +53,8 @@ pub(crate) struct Targets {
     registry: Arc<TargetRegistry>,
     server: Mutex<Option<TargetServer>>,
     units: Mutex<Vec<Weak<LogicalUnit>>>,
+    /// Units in no target that somebody is registered with.
+    kept: Mutex<Vec<Arc<LogicalUnit>>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -61,13 +63,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Default for Targets {
     fn default() -> Self {
-        Self { registry: TargetRegistry::new(), server: Mutex::default(), units: Mutex::default() }
+        Self { registry: TargetRegistry::new(), server: Mutex::default(), units: Mutex::default(), kept: Mutex::default() }
     }
 }
 
 impl Targets {
-    /// Carry out one step. `volume` is what a LUN to be mapped stands for; without one it waits for its array.
-    pub(crate) async fn apply(&self, step: &Step, volume: Option<Arc<Volume>>) -> Result<(), TargetsError> {
+    /// Carry out one step. `backing` is what a LUN to be mapped stands for; without one it waits for its array.
+    pub(crate) async fn apply(&self, step: &Step, backing: Option<Backing>) -> Result<(), TargetsError> {
         match step {
             Step::CreateTarget { iqn, alias, port } => {
                 let alias = Some(alias.clone()).filter(|alias| !alias.is_empty());
@@ -82,9 +84,11 @@ impl Targets {
             }
             Step::SetState { iqn, state } => tolerate_missing(self.set_state_in_registry(iqn, *state)),
             Step::SetChap { iqn, chap } => Ok(self.registry.set_chap(iqn, chap_policy(chap))?),
-            Step::UnmapLun { iqn, lun } => tolerate_missing(self.registry.unmap_lun(iqn, *lun).map(drop)),
-            Step::MapLun { iqn, lun } => match volume {
-                Some(volume) => self.map(iqn, lun, volume),
+            Step::UnmapLun { iqn, lun } => {
+                tolerate_missing(self.registry.unmap_lun(iqn, *lun).map(|unit| self.keep(unit)))
+            },
+            Step::MapLun { iqn, lun } => match backing {
+                Some(backing) => self.map(iqn, lun, backing),
                 None => Ok(()),
             },
         }
@@ -112,19 +116,30 @@ impl Targets {
         {
             self.registry.drop_session(session.id).await;
         }
+        if let Ok(target) = self.registry.target(iqn) {
+            target.luns.units().into_iter().for_each(|(_, unit)| self.keep(unit));
+        }
         tolerate_missing(self.registry.remove_target(iqn, true))
     }
 
-    fn map(&self, iqn: &str, lun: &LunRecord, volume: Arc<Volume>) -> Result<(), TargetsError> {
-        let unit = self.unit(volume, lun.read_only);
+    fn map(&self, iqn: &str, lun: &LunRecord, backing: Backing) -> Result<(), TargetsError> {
+        let unit = match self.unit(backing, lun.read_only) {
+            Ok(unit) => unit,
+            Err(why) => {
+                tracing::error!("LUN {} of {iqn} is not served: {why}", lun.lun);
+                return Ok(());
+            }
+        };
         let there = self.registry.target(iqn)?.luns.units();
         let same =
             |(number, other): &(u16, Arc<LogicalUnit>)| *number == lun.lun && Arc::ptr_eq(other, &unit);
         if there.iter().any(same) { Ok(()) } else { Ok(self.registry.map_lun(iqn, lun.lun, unit)?) }
     }
 
-    /// The logical unit of a volume, the same wherever it is mapped with the same rights.
-    fn unit(&self, volume: Arc<Volume>, read_only: bool) -> Arc<LogicalUnit> {
+    /// The logical unit of a volume, the same wherever it is mapped; with other rights it is seen in another way.
+    /// The error is for a person.
+    fn unit(&self, backing: Backing, read_only: bool) -> Result<Arc<LogicalUnit>, String> {
+        let Backing { volume, keeper, restore } = backing;
         let mut units = lock(&self.units);
         units.retain(|unit| unit.strong_count() > 0);
         // A volume of an array that was started again is another object: its old unit must not be used.
@@ -132,21 +147,47 @@ impl Targets {
             |unit: &Arc<LogicalUnit>| std::ptr::addr_eq(Arc::as_ptr(unit.device()), Arc::as_ptr(&volume));
         let known: Vec<_> = units.iter().filter_map(Weak::upgrade).filter(of_volume).collect();
         if let Some(unit) = known.iter().find(|unit| unit.options().read_only == read_only) {
-            return Arc::clone(unit);
+            return Ok(Arc::clone(unit));
         }
         let options = LuOptions { read_only, write_cache: volume.write_cache() };
         let unit = match known.first() {
-            // With other rights, but what is atomic for one is atomic for the other.
             Some(other) => other.view(options),
             None => {
                 let uuid = volume.uuid();
                 let (serial, product) = (uuid.simple().to_string(), PRODUCT.to_owned());
                 let identity = LuIdentity { uuid, serial, product };
-                LogicalUnit::new(volume as Arc<dyn BlockDevice>, identity, options)
+                // Not before: a former unit of this volume, that a last order kept alive, is gone only now.
+                let restored = restore()?;
+                LogicalUnit::with_reservations(volume, identity, options, keeper, restored)
             }
         };
         units.push(Arc::downgrade(&unit));
-        unit
+        Ok(unit)
+    }
+
+    /// A unit that was taken out of a target may be in none any more. Whom its registrants keep out stays out when it is
+    /// mapped again, also where they did not ask that it survive a power loss.
+    fn keep(&self, unit: Arc<LogicalUnit>) {
+        let mut kept = lock(&self.kept);
+        if !unit.reservations().registrations.is_empty() && !kept.iter().any(|other| other.is_view_of(&unit)) {
+            kept.push(unit);
+        }
+    }
+
+    /// These volumes are no more, or their array stops, which is the end of what need not survive that.
+    pub(crate) fn forget(&self, volumes: &[Uuid]) {
+        lock(&self.kept).retain(|unit| !volumes.contains(&unit.identity().uuid));
+    }
+
+    /// The logical units that are served, each once.
+    pub(crate) fn units(&self) -> Vec<Arc<LogicalUnit>> {
+        let mut units: Vec<Arc<LogicalUnit>> = Vec::new();
+        for unit in lock(&self.units).iter().filter_map(Weak::upgrade) {
+            if !units.iter().any(|other| other.is_view_of(&unit)) {
+                units.push(unit);
+            }
+        }
+        units
     }
 
     /// Tell everybody who uses a volume that its size has changed.

@@ -45,6 +45,11 @@ pub const SESSIONS: &str = "/v1/sessions";
 /// `DELETE`.
 pub const SESSION: &str = "/v1/sessions/{session}";
 
+/// `GET`, query [`ReservationQuery`](crate::reservation::ReservationQuery): [`Reservations`](crate::reservation::Reservations).
+pub const RESERVATIONS: &str = "/v1/reservations";
+/// `DELETE`.
+pub const RESERVATION: &str = "/v1/reservations/{array}/{volume}/{key}";
+
 /// A route with its `{placeholders}` replaced, in order, by these names, percent-encoded.
 pub fn fill(route: &str, names: &[&str]) -> String {
     let mut names = names.iter();

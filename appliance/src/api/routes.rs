@@ -13,13 +13,14 @@ use labsan_api::VolumePath;
 use labsan_api::array::{CreateArray, MemberChange, StartArrays};
 use labsan_api::event::{EventQuery, MAX_WAIT_SECONDS};
 use labsan_api::paths;
+use labsan_api::reservation::ReservationQuery;
 use labsan_api::target::{AccessChange, CreateTarget, MapLun, SetChap, SetPathState};
 use labsan_api::volume::{CreateVolume, ResizeVolume};
 
 use super::on_worker;
 use crate::error::Failure;
 use crate::limits::MAX_REQUEST_BYTES;
-use crate::ops::{arrays, assembly, disks, members, status, targets, volumes};
+use crate::ops::{arrays, assembly, disks, members, reservations, status, targets, volumes};
 use crate::state::Daemon;
 
 type Answer = Result<Response, Failure>;
@@ -83,6 +84,8 @@ pub(super) fn router(daemon: Arc<Daemon>) -> Router {
         .route(paths::LUN, delete(unmap_lun))
         .route(paths::SESSIONS, get(get_sessions))
         .route(paths::SESSION, delete(drop_session))
+        .route(paths::RESERVATIONS, get(get_reservations))
+        .route(paths::RESERVATION, delete(purge_reservation))
         .fallback(async || Failure::Request("there is nothing at this path".into()).into_response())
         .layer(middleware::from_fn(take_whole))
         .with_state(daemon)
@@ -236,4 +239,16 @@ async fn get_sessions(State(daemon): Here) -> Answer {
 
 async fn drop_session(State(daemon): Here, Named(id): Named<String>) -> Answer {
     on_worker(&daemon, async move |daemon| targets::drop_session(&daemon, &id).await).await
+}
+
+async fn get_reservations(State(daemon): Here, Asked(query): Asked<ReservationQuery>) -> Answer {
+    on_worker(&daemon, async move |daemon| reservations::list(&daemon, query)).await
+}
+
+async fn purge_reservation(
+    State(daemon): Here,
+    Named((array, volume, key)): Named<(String, String, String)>,
+) -> Answer {
+    let name = VolumePath::new(&array, &volume)?;
+    on_worker(&daemon, async move |daemon| reservations::purge(&daemon, &name, &key).await).await
 }

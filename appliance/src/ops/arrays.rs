@@ -65,6 +65,7 @@ pub(crate) async fn create(daemon: &Arc<Daemon>, request: CreateArray) -> Result
     };
     match create_array(spec, &daemon.environment).await {
         Ok(array) => {
+            let _writing = daemon.writing.lock().await;
             let document = daemon.document();
             let name = assembly::register(daemon, &array);
             let notes = change::refresh(daemon, std::slice::from_ref(&array), false, &document).await;
@@ -150,12 +151,16 @@ pub(crate) async fn delete(daemon: &Arc<Daemon>, name: &str) -> Result<Done, Fai
 
 /// Take an array's LUNs out of the live targets; the configuration keeps them.
 pub(crate) async fn withdraw(daemon: &Daemon, name: &str) -> Result<(), Failure> {
-    let uuid = daemon.array(name)?.uuid();
+    let array = daemon.array(name)?;
+    let uuid = array.uuid();
     let document = daemon.document();
     let mut steps = Vec::new();
     for target in &document.targets {
         let of_array = target.luns.iter().filter(|lun| lun.array_uuid == uuid);
         steps.extend(of_array.map(|lun| Step::UnmapLun { iqn: target.iqn.clone(), lun: lun.lun }));
     }
-    change::follow(daemon, &steps).await
+    change::follow(daemon, &steps).await?;
+    let volumes: Vec<_> = array.volumes().iter().map(|volume| volume.uuid()).collect();
+    daemon.targets.forget(&volumes);
+    Ok(())
 }

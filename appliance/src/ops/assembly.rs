@@ -253,6 +253,7 @@ fn name_here(bare: &str, uuid: Uuid, taken: impl Fn(&str) -> bool) -> String {
 
 /// Let the SAN's configuration that new arrays carry count, and serve their LUNs.
 async fn take_along(daemon: &Arc<Daemon>, new: &[Array]) -> Result<(), Failure> {
+    let writing = daemon.writing.lock().await;
     let old = daemon.document();
     let mut copies = vec![Copy { array: None, document: Some(old.clone()) }];
     for (_, array) in daemon.arrays() {
@@ -276,6 +277,7 @@ async fn take_along(daemon: &Arc<Daemon>, new: &[Array]) -> Result<(), Failure> 
         state.notes.extend(notes);
         state.document = merged.document;
     }
+    drop(writing);
     change::follow(daemon, &steps).await
 }
 

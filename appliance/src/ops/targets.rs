@@ -8,11 +8,11 @@ use labsan_api::target::{
     SetChap, Target, Targets,
 };
 
-use crate::change;
 use crate::error::Failure;
 use crate::san::edit::{self, Edit, Wanted};
 use crate::san::{Account, Chap, LunRecord, SanDocument, TargetRecord};
 use crate::state::Daemon;
+use crate::{change, reservations};
 
 /// All targets.
 pub(crate) fn list(daemon: &Daemon) -> Targets {
@@ -34,7 +34,10 @@ fn shown(daemon: &Daemon, target: &TargetRecord) -> Target {
 
 fn shown_lun(daemon: &Daemon, iqn: &str, lun: &LunRecord) -> Lun {
     let volume = daemon.volume_of(lun);
-    let unavailable = volume.is_none().then(|| format!("its array ({}) does not run here", lun.array_uuid));
+    let unavailable = match &volume {
+        None => Some(format!("its array ({}) does not run here", lun.array_uuid)),
+        Some(_) => reservations::restored(&daemon.document(), lun.volume_uuid).err(),
+    };
     Lun {
         target: iqn.to_owned(),
         lun: lun.lun,

@@ -102,15 +102,36 @@ fn adopt(document: &mut SanDocument, stranger: &SanDocument, copies: &[Copy], no
             }
         }
     }
-    for (volume, reservation) in &stranger.reservations {
-        document.reservations.entry(*volume).or_insert_with(|| reservation.clone());
+    let changed = adopt_reservations(document, stranger, copies);
+    if adopted > 0 || changed {
+        document.generation = document.generation.max(stranger.generation).saturating_add(1);
     }
     if adopted > 0 {
         document.targets.sort_by(|a, b| a.iqn.cmp(&b.iqn));
-        document.generation = document.generation.max(stranger.generation).saturating_add(1);
         notes.push(format!(
             "{adopted} target(s) of another SAN ({}) came with their disks",
             stranger.san_uuid
         ));
     }
+}
+
+/// Who may write to an array's volumes is known by what travelled with it: it was there when initiators registered, and
+/// what this host remembers of them is from before. Was anything changed?
+fn adopt_reservations(document: &mut SanDocument, stranger: &SanDocument, copies: &[Copy]) -> bool {
+    let before = document.reservations.clone();
+    let is_strangers = |copy: &Copy| copy.document.as_ref().is_some_and(|d| d.san_uuid == stranger.san_uuid);
+    let came_along = |array: Uuid| copies.iter().any(|copy| copy.array == Some(array) && is_strangers(copy));
+    let luns = document.targets.iter().chain(&stranger.targets).flat_map(|target| &target.luns);
+    let volumes: Vec<Uuid> =
+        luns.filter(|lun| came_along(lun.array_uuid)).map(|lun| lun.volume_uuid).collect();
+    for volume in volumes {
+        match stranger.reservations.get(&volume) {
+            Some(kept) => document.reservations.insert(volume, kept.clone()),
+            None => document.reservations.remove(&volume),
+        };
+    }
+    for (volume, kept) in &stranger.reservations {
+        document.reservations.entry(*volume).or_insert_with(|| kept.clone());
+    }
+    document.reservations != before
 }

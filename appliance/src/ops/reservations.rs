@@ -1,0 +1,120 @@
+//! Persistent reservations: who has registered with what, and taking a key away.
+
+use std::sync::Arc;
+
+use iscsi_target::scsi::reservations::{Registration, Reservations};
+use labsan_api::reservation::{self as api, Registered, ReservationQuery, Reserved, VolumeReservations};
+use labsan_api::target::Session;
+use labsan_api::{Done, VolumePath};
+use uuid::Uuid;
+
+use crate::error::Failure;
+use crate::state::Daemon;
+use crate::{change, reservations};
+
+/// Volumes that somebody is registered with.
+pub(crate) fn list(daemon: &Daemon, query: ReservationQuery) -> Result<api::Reservations, Failure> {
+    let wanted = match query.volume {
+        Some(name) => Some(volume(daemon, &name)?.1),
+        None => None,
+    };
+    let sessions = daemon.targets.sessions();
+    let mut volumes: Vec<VolumeReservations> = known(daemon)
+        .into_iter()
+        .filter(|(uuid, state)| {
+            !state.registrations.is_empty() && wanted.is_none_or(|wanted| wanted == *uuid)
+        })
+        .map(|(uuid, state)| shown(daemon, uuid, &state, &sessions))
+        .collect();
+    let name = |shown: &VolumeReservations| shown.volume.as_ref().map(ToString::to_string);
+    volumes.sort_by_key(|shown| (name(shown), shown.volume_uuid));
+    Ok(api::Reservations { volumes })
+}
+
+/// What live units know, and what is kept of volumes that are not served.
+fn known(daemon: &Daemon) -> Vec<(Uuid, Reservations)> {
+    let units = daemon.targets.units();
+    let mut known: Vec<_> = units.iter().map(|unit| (unit.identity().uuid, unit.reservations())).collect();
+    let document = daemon.document();
+    for volume in document.reservations.keys() {
+        let live = known.iter().any(|(uuid, _)| uuid == volume);
+        if !live && let Ok(kept) = reservations::restored(&document, *volume) {
+            known.push((*volume, kept));
+        }
+    }
+    known
+}
+
+fn shown(daemon: &Daemon, uuid: Uuid, state: &Reservations, sessions: &[Session]) -> VolumeReservations {
+    let one = |registration: &Registration| {
+        let nexus = &registration.nexus;
+        let isid = hex::encode(nexus.isid);
+        let same = |session: &Session| {
+            session.isid == isid
+                && session.target == nexus.target_name
+                && session.initiator.eq_ignore_ascii_case(&nexus.initiator_name)
+        };
+        Registered {
+            key: api::format_key(registration.key),
+            initiator: nexus.initiator_name.clone(),
+            target: nexus.target_name.clone(),
+            holder: state.is_held_by(nexus),
+            logged_in: sessions.iter().any(same),
+            isid,
+        }
+    };
+    VolumeReservations {
+        volume: name_of(daemon, uuid),
+        volume_uuid: uuid,
+        reservation: state.reservation.as_ref().map(|reservation| Reserved {
+            kind: reservation.kind as u8,
+            type_name: reservation.kind.name().to_owned(),
+        }),
+        persists: state.persists,
+        registrations: state.registrations.iter().map(one).collect(),
+    }
+}
+
+fn name_of(daemon: &Daemon, uuid: Uuid) -> Option<VolumePath> {
+    daemon.arrays().into_iter().find_map(|(array, running)| {
+        let volume = running.volumes().into_iter().find(|volume| volume.uuid() == uuid)?;
+        Some(VolumePath { array, volume: volume.record().name })
+    })
+}
+
+/// The array and the volume of this name.
+fn volume(daemon: &Daemon, name: &VolumePath) -> Result<(Uuid, Uuid), Failure> {
+    let array = daemon.array(&name.array).map_err(|_| Failure::NoVolume(name.clone()))?;
+    let volume = array.volume(&name.volume).ok_or_else(|| Failure::NoVolume(name.clone()))?;
+    Ok((array.uuid(), volume.uuid()))
+}
+
+/// Take all registrations with a key off a volume, and the reservation if it was theirs.
+pub(crate) async fn purge(daemon: &Arc<Daemon>, name: &VolumePath, key: &str) -> Result<Done, Failure> {
+    let code = api::parse_key(key).ok_or_else(|| Failure::BadKey(key.to_owned()))?;
+    // So that it is not mapped, and with that made live, meanwhile.
+    let _turn = daemon.take_turn().await?;
+    let (array, uuid) = volume(daemon, name)?;
+    let live = daemon.targets.units().into_iter().find(|unit| unit.identity().uuid == uuid);
+    let count = match live {
+        Some(unit) => unit.purge(code).await.map_err(|_| Failure::NotKept(name.clone()))?,
+        None => purge_kept(daemon, array, uuid, code).await?,
+    };
+    match count {
+        0 => Err(Failure::NoKey { volume: name.clone(), key: api::format_key(code) }),
+        _ => Ok(Done::changed(format!(
+            "{count} registration(s) with key {} taken off {name}",
+            api::format_key(code)
+        ))),
+    }
+}
+
+/// The same of a volume that is not served.
+async fn purge_kept(daemon: &Daemon, array: Uuid, volume: Uuid, key: u64) -> Result<usize, Failure> {
+    let before = reservations::restored(&daemon.document(), volume).unwrap_or_default();
+    let Some(after) = before.without(key) else { return Ok(0) };
+    let record = after.record().map(serde_json::to_value).transpose();
+    let record = record.map_err(crate::san::document::DocumentError::Malformed)?;
+    change::keep_reservations(daemon, array, volume, record).await?;
+    Ok(before.registrations.len() - after.registrations.len())
+}
