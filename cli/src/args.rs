@@ -1,10 +1,14 @@
 //! What can raidctl be told? Nouns, then verbs. Help, completions and man pages all come from here.
 
+mod pr;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use labsan_api::target::PathState;
 use labsan_api::{Size, VolumePath};
+
+pub(crate) use pr::{LunName, PrCommand};
 
 /// Command line of the labsan storage appliance.
 #[derive(Debug, Parser)]
@@ -52,6 +56,9 @@ pub(crate) enum Command {
     /// Who is logged in.
     #[command(subcommand)]
     Session(SessionCommand),
+    /// Persistent reservations: which nodes may write to a LUN.
+    #[command(subcommand)]
+    Pr(PrCommand),
     /// Print a completion script for a shell.
     Completions {
         /// The shell.
@@ -458,6 +465,10 @@ mod tests {
             "lun map iqn.2026-11.org.labsan:x demo/lun0 --lun 3 --read-only",
             "lun unmap iqn.2026-11.org.labsan:x 3 -y",
             "session drop 7 --yes",
+            "pr list",
+            "pr list demo/lun0",
+            "pr list iqn.2026-11.org.labsan:x#0 --json",
+            "pr purge demo/lun0 --key 0x123abc --yes",
             "completions bash",
         ] {
             let words = ["raidctl"].into_iter().chain(line.split(' '));
@@ -478,6 +489,8 @@ mod tests {
             "target chap iqn.2026-11.org.labsan:x",
             "target chap iqn.2026-11.org.labsan:x --user u",
             "lun unmap iqn.2026-11.org.labsan:x many",
+            "pr purge demo/lun0",
+            "pr purge demo/lun0 --key 0",
         ] {
             let words = ["raidctl"].into_iter().chain(line.split(' '));
             assert!(Cli::try_parse_from(words).is_err(), "{line}");

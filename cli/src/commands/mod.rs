@@ -3,6 +3,7 @@
 mod array;
 mod disk;
 mod events;
+mod pr;
 mod san;
 mod shell;
 mod volume;
@@ -102,6 +103,7 @@ pub(crate) async fn run(context: &Context, command: Command) -> Outcome {
         Command::Target(command) => san::target(context, command).await,
         Command::Lun(command) => san::lun(context, command).await,
         Command::Session(command) => san::session(context, command).await,
+        Command::Pr(command) => pr::run(context, command).await,
         Command::Completions { shell } => shell::completions(shell),
         Command::Man { dir } => shell::man(&dir),
     }

@@ -4,6 +4,7 @@ pub(crate) mod columns;
 pub(crate) mod examine;
 pub(crate) mod lists;
 pub(crate) mod progress;
+pub(crate) mod reservations;
 pub(crate) mod status;
 
 use labsan_api::array::Step;

@@ -1,0 +1,71 @@
+//! How do reservations look? A heading for each LUN, a line for each registration.
+
+use labsan_api::reservation::{Registered, VolumeReservations};
+
+use super::columns::Columns;
+
+/// `pr list`.
+pub(crate) fn screen(volumes: &[VolumeReservations]) -> String {
+    if volumes.is_empty() {
+        return "nobody is registered\n".to_owned();
+    }
+    let parts: Vec<String> = volumes.iter().map(one).collect();
+    parts.join("\n")
+}
+
+fn one(volume: &VolumeReservations) -> String {
+    let name = volume.volume.as_ref().map_or_else(|| volume.volume_uuid.to_string(), ToString::to_string);
+    let reserved = match &volume.reservation {
+        Some(reserved) => format!("reserved: {} (type {})", reserved.type_name, reserved.kind),
+        None => "not reserved".to_owned(),
+    };
+    let fate = if volume.persists { "survives a restart" } else { "gone after a restart" };
+    let mut table = Columns::new(&["KEY", "INITIATOR", "ISID", "TARGET", "STATE"]);
+    for registered in &volume.registrations {
+        table.row([
+            registered.key.clone(),
+            registered.initiator.clone(),
+            registered.isid.clone(),
+            registered.target.clone(),
+            state(registered),
+        ]);
+    }
+    format!("{name}: {reserved}; {fate}\n{}", table.render(2))
+}
+
+fn state(registered: &Registered) -> String {
+    let session = if registered.logged_in { "logged in" } else { "orphan: no session" };
+    if registered.holder { format!("{session}, holder") } else { session.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use labsan_api::reservation::Reserved;
+
+    #[test]
+    fn orphans_are_told_from_the_living() {
+        let one = |key: &str, holder, logged_in| Registered {
+            key: key.into(),
+            initiator: "iqn.2026-11.com.example:n".into(),
+            isid: "800000000001".into(),
+            target: "iqn.2026-11.org.labsan:t".into(),
+            holder,
+            logged_in,
+        };
+        let text = screen(&[VolumeReservations {
+            volume: Some("a/v".parse().unwrap()),
+            volume_uuid: uuid::Uuid::nil(),
+            reservation: Some(Reserved { kind: 5, type_name: "Write Exclusive, Registrants Only".into() }),
+            persists: true,
+            registrations: vec![one("0x01", true, true), one("0x02", false, false)],
+        }]);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[0], "a/v: reserved: Write Exclusive, Registrants Only (type 5); survives a restart");
+        assert!(
+            lines[2].ends_with("logged in, holder") && lines[3].ends_with("orphan: no session"),
+            "{text}"
+        );
+        assert_eq!(screen(&[]), "nobody is registered\n");
+    }
+}
