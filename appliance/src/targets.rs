@@ -63,7 +63,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Default for Targets {
     fn default() -> Self {
-        Self { registry: TargetRegistry::new(), server: Mutex::default(), units: Mutex::default(), kept: Mutex::default() }
+        Self {
+            registry: TargetRegistry::new(),
+            server: Mutex::default(),
+            units: Mutex::default(),
+            kept: Mutex::default(),
+        }
     }
 }
 
@@ -86,7 +91,7 @@ impl Targets {
             Step::SetChap { iqn, chap } => Ok(self.registry.set_chap(iqn, chap_policy(chap))?),
             Step::UnmapLun { iqn, lun } => {
                 tolerate_missing(self.registry.unmap_lun(iqn, *lun).map(|unit| self.keep(unit)))
-            },
+            }
             Step::MapLun { iqn, lun } => match backing {
                 Some(backing) => self.map(iqn, lun, backing),
                 None => Ok(()),
@@ -169,7 +174,8 @@ impl Targets {
     /// mapped again, also where they did not ask that it survive a power loss.
     fn keep(&self, unit: Arc<LogicalUnit>) {
         let mut kept = lock(&self.kept);
-        if !unit.reservations().registrations.is_empty() && !kept.iter().any(|other| other.is_view_of(&unit)) {
+        if !unit.reservations().registrations.is_empty() && !kept.iter().any(|other| other.is_view_of(&unit))
+        {
             kept.push(unit);
         }
     }

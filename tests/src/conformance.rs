@@ -36,14 +36,15 @@ impl Tally {
     }
 }
 
-/// Runs one family (`ALL.Read*`), destructive tests included. Gives the tally and the whole output.
+/// Runs one family (`ALL.Read*`), destructive tests included, with one URL, or with two that are paths to one LUN. Gives
+/// the tally and the whole output.
 ///
 /// # Errors
 /// When the suite does not come to its end, or its summary contradicts its lines.
-pub fn run_family(family: &str, url: &str) -> Result<(Tally, String)> {
+pub fn run_family(family: &str, urls: &[&str]) -> Result<(Tally, String)> {
     let mut command = Command::new(tools::need("iscsi-test-cu")?);
     // Everything on the LUN may be lost, and sanitizing it is allowed.
-    let finished = run(command.args(["-d", "-S", "-t", family]).arg(url), LIMIT)?;
+    let finished = run(command.args(["-d", "-S", "-t", family]).args(urls), LIMIT)?;
     let tally = parse(&finished.stdout).with_context(|| finished.transcript())?;
     ensure!(tally.total() > 0, "no test is called {family}\n{}", finished.transcript());
     Ok((tally, format!("{}{}", finished.stdout, finished.stderr)))

@@ -5,6 +5,7 @@
 
 pub mod conformance;
 pub mod image;
+pub mod initiator;
 pub mod lab;
 pub mod ledger;
 pub mod load;

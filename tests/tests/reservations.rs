@@ -1,0 +1,186 @@
+//! Do clusters that fence by persistent reservations keep their data? Two nodes, one of them cut off, and a daemon that is
+//! killed at the worst moments.
+
+use anyhow::{Result, ensure};
+use serde_json::Value;
+use std::time::Instant;
+use system_tests::initiator::{CONFLICT, GOOD, Initiator, Order};
+use system_tests::{IQN, Kind, Lab, MIB, report};
+
+/// Write exclusive, registrants only: Windows' and fence_scsi's.
+const REGISTRANTS: u8 = 5;
+const A: u64 = 0xa1;
+const B: u64 = 0xb2;
+
+fn lab() -> Result<Lab> {
+    let lab = Lab::new(Kind::Files, 3, 64 * MIB)?;
+    lab.create_array("5", 3)?;
+    lab.export_volume("quorum", "32MiB", 0)?;
+    Ok(lab)
+}
+
+fn node(lab: &Lab, name: &str) -> Result<Initiator> {
+    Initiator::log_in(lab.daemon.portal(), IQN, 0, name)
+}
+
+/// As a power cut would end it, and up again.
+fn power_cut(lab: &mut Lab) -> Result<()> {
+    lab.daemon.kill();
+    lab.daemon.start()
+}
+
+/// The sequence of [MS-CSVP] and of the validation tests: clear, register, reserve; a challenger; a defender that
+/// removes it, then one that does not; and the power fails in between.
+#[test]
+fn a_windows_cluster_arbitrates_across_power_cuts() -> Result<()> {
+    let mut lab = lab()?;
+    let mut owner = node(&lab, "a")?;
+    owner.done(Order::RegisterAndIgnore, 0, (0, 0x99), true)?;
+    owner.done(Order::Clear, 0, (0x99, 0), false)?;
+    owner.done(Order::RegisterAndIgnore, 0, (0, A), true)?;
+    owner.done(Order::Reserve, REGISTRANTS, (A, 0), false)?;
+    ensure!(owner.reservation()? == Some((A, REGISTRANTS)));
+    ensure!(owner.write(0, 1)? == GOOD);
+
+    let mut challenger = node(&lab, "b")?;
+    ensure!(
+        challenger.write(1, 2)? == CONFLICT && challenger.read(0)? == (GOOD, Some(1)),
+        "no registrant yet"
+    );
+    challenger.done(Order::RegisterAndIgnore, 0, (0, B), true)?;
+    ensure!(challenger.order(Order::Reserve, REGISTRANTS, (B, 0), false)?.status == CONFLICT);
+    ensure!(challenger.keys()? == [A, B]);
+    // The defender is alive: it takes the challenger's registration away within its three seconds.
+    owner.done(Order::Preempt, REGISTRANTS, (A, B), false)?;
+    ensure!(challenger.attentions()? == [(0x2a, 5)], "registrations preempted");
+    ensure!(challenger.keys()? == [A] && challenger.write(1, 2)? == CONFLICT, "the challenge is lost");
+
+    power_cut(&mut lab)?;
+    let (mut owner, mut challenger) = (node(&lab, "a")?, node(&lab, "b")?);
+    ensure!(challenger.reservation()? == Some((A, REGISTRANTS)) && challenger.write(1, 2)? == CONFLICT);
+    ensure!(owner.keys()? == [A] && owner.write(0, 3)? == GOOD, "the same port has its registration again");
+
+    // Now the owner is cut off, and does not defend.
+    drop(owner);
+    challenger.done(Order::RegisterAndIgnore, 0, (0, B), true)?;
+    power_cut(&mut lab)?;
+    let mut challenger = node(&lab, "b")?;
+    ensure!(challenger.keys()? == [A, B]);
+    challenger.done(Order::Preempt, REGISTRANTS, (B, A), false)?;
+    power_cut(&mut lab)?;
+    let (mut owner, mut challenger) = (node(&lab, "a")?, node(&lab, "b")?);
+    ensure!(owner.write(0, 9)? == CONFLICT, "the former owner is fenced, also across a power cut");
+    ensure!(challenger.reservation()? == Some((B, REGISTRANTS)) && challenger.write(0, 4)? == GOOD);
+    ensure!(owner.read(0)? == (GOOD, Some(4)));
+
+    challenger.done(Order::Release, REGISTRANTS, (B, 0), false)?;
+    challenger.done(Order::Clear, 0, (B, 0), false)?;
+    lab.daemon.stop()?;
+    lab.daemon.start()?;
+    let mut owner = node(&lab, "a")?;
+    ensure!(owner.keys()?.is_empty() && owner.reservation()?.is_none() && owner.write(0, 5)? == GOOD);
+    Ok(())
+}
+
+/// What fence_scsi does: TEST UNIT READY, register, reserve type 5, read the keys; a fenced node's key is preempted and its
+/// commands aborted; unfencing registers it again.
+#[test]
+fn fence_scsi_fences_a_node_that_is_cut_off() -> Result<()> {
+    let mut lab = lab()?;
+    let (mut good, mut bad) = (node(&lab, "a")?, node(&lab, "b")?);
+    for (node, key) in [(&mut good, A), (&mut bad, B)] {
+        node.attentions()?;
+        node.done(Order::RegisterAndIgnore, 0, (0, key), false)?;
+        if node.reservation()?.is_none() {
+            node.done(Order::Reserve, REGISTRANTS, (key, 0), false)?;
+        }
+        ensure!(node.keys()?.contains(&key) && node.write(0, 1)? == GOOD);
+    }
+    good.done(Order::PreemptAndAbort, REGISTRANTS, (A, B), false)?;
+    ensure!(good.keys()? == [A]);
+    ensure!(bad.write(0, 9)? == CONFLICT, "it does not know yet that it is fenced");
+    ensure!(good.read(0)? == (GOOD, Some(1)) && good.write(0, 2)? == GOOD);
+    // Unfenced: registered again, after its restart.
+    drop(bad);
+    let mut bad = node(&lab, "b")?;
+    ensure!(bad.write(0, 9)? == CONFLICT);
+    bad.done(Order::RegisterAndIgnore, 0, (0, B), false)?;
+    ensure!(bad.write(0, 3)? == GOOD);
+    // The other way round: the holder is the one to be fenced.
+    drop(good);
+    bad.done(Order::PreemptAndAbort, REGISTRANTS, (B, A), false)?;
+    ensure!(bad.reservation()? == Some((B, REGISTRANTS)));
+    ensure!(node(&lab, "a")?.write(0, 9)? == CONFLICT);
+    // Nobody asked for it to survive.
+    power_cut(&mut lab)?;
+    let mut bad = node(&lab, "b")?;
+    ensure!(bad.keys()?.is_empty() && node(&lab, "a")?.write(0, 4)? == GOOD);
+    Ok(())
+}
+
+fn registrations(lab: &Lab, words: &[&str]) -> Result<Value> {
+    Ok(lab.daemon.json(&[&["pr", "list"], words].concat())?["volumes"][0].clone())
+}
+
+#[test]
+fn raidctl_shows_orphans_and_purges_them() -> Result<()> {
+    let mut lab = lab()?;
+    lab.daemon.raidctl(&["pr", "list"])?.ok()?.expect_said("nobody is registered")?;
+    let (mut a, mut b) = (node(&lab, "a")?, node(&lab, "b")?);
+    a.done(Order::RegisterAndIgnore, 0, (0, A), true)?;
+    a.done(Order::Reserve, REGISTRANTS, (A, 0), false)?;
+    b.done(Order::RegisterAndIgnore, 0, (0, B), true)?;
+    drop(a);
+    lab.daemon
+        .raidctl(&["pr", "list", "lab/quorum"])?
+        .ok()?
+        .expect_said("logged in")?
+        .expect_said("survives")?;
+    system_tests::process::wait_for("an orphan", std::time::Duration::from_secs(20), || {
+        let listed = registrations(&lab, &[&format!("{IQN}#0")])?;
+        let one = &listed["registrations"][0];
+        ensure!(listed["reservation"]["type"] == 5 && one["holder"] == true, "{listed}");
+        ensure!(listed["registrations"][1]["logged_in"] == true, "{listed}");
+        Ok((one["logged_in"] == false).then_some(()))
+    })?;
+    lab.daemon.raidctl(&["pr", "purge", "lab/quorum", "--key", "a1"])?.expect_code(3)?;
+    lab.daemon.raidctl(&["pr", "purge", "lab/quorum", "--key", "dead", "--yes"])?.expect_code(4)?;
+    lab.daemon.raidctl(&["pr", "purge", "lab/quorum", "--key", "a1", "--yes"])?.ok()?;
+    ensure!(b.attentions()? == [(0x2a, 4)], "what was reserved is free");
+    ensure!(b.keys()? == [B] && b.reservation()?.is_none());
+    power_cut(&mut lab)?;
+    ensure!(node(&lab, "b")?.keys()? == [B], "purged for good");
+    // Not mapped any more, and still kept.
+    lab.daemon.raidctl(&["lun", "unmap", IQN, "0", "--yes"])?.ok()?;
+    ensure!(registrations(&lab, &[])?["registrations"][0]["key"] == "0x00000000000000b2");
+    lab.daemon.raidctl(&["pr", "purge", "lab/quorum", "--key", "0xb2", "--yes"])?.ok()?;
+    lab.daemon.raidctl(&["lun", "map", IQN, "lab/quorum", "--lun", "0"])?.ok()?;
+    ensure!(node(&lab, "b")?.keys()?.is_empty());
+    Ok(())
+}
+
+/// What cannot be kept has not happened; a change of the targets meanwhile takes nothing of it away.
+#[test]
+fn a_registration_that_cannot_be_kept_fails() -> Result<()> {
+    let mut lab = lab()?;
+    let mut a = node(&lab, "a")?;
+    a.done(Order::RegisterAndIgnore, 0, (0, A), true)?;
+    let obstacle = lab.dir().join("state/.san.json.new");
+    std::fs::create_dir(&obstacle)?;
+    let ended = a.order(Order::Reserve, REGISTRANTS, (A, 0), false)?;
+    ensure!(ended.sense == (4, 0x44, 0), "{ended:?}");
+    ensure!(a.reservation()?.is_none());
+    std::fs::remove_dir(&obstacle)?;
+    a.done(Order::Reserve, REGISTRANTS, (A, 0), false)?;
+    lab.daemon.raidctl(&["target", "create", "iqn.2026-11.org.labsan:other"])?.ok()?;
+    let started = Instant::now();
+    for _ in 0..20 {
+        a.done(Order::Release, REGISTRANTS, (A, 0), false)?;
+        a.done(Order::Reserve, REGISTRANTS, (A, 0), false)?;
+    }
+    let each = started.elapsed() / 40;
+    report::figure(&format!("a reservation that survives power loss: {} ms each", each.as_millis()));
+    power_cut(&mut lab)?;
+    ensure!(node(&lab, "a")?.reservation()? == Some((A, REGISTRANTS)));
+    Ok(())
+}
