@@ -6,8 +6,8 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use block_io::BufferPool;
 use block_io::runtime::WorkerPool;
-use block_io::{BlockDevice, BufferPool};
 use iscsi_target::chap::{Account, ChapPolicy, Secret};
 use iscsi_target::registry::{AccessPolicy, RegistryError, SessionInfo, TargetRegistry};
 use iscsi_target::scsi::{AccessState, LogicalUnit, LuIdentity, LuOptions};

@@ -6,11 +6,13 @@
 //!
 //! With `--policies`, labsan is measured beside itself: RAID 5 (4+1) with a journal, and with a bitmap, over files on a
 //! file system with a disk behind it, because what a journal saves is waiting for disks. And then the daemon is killed under
-//! random writes, and the time from its start until it serves again is told: a journal as full as it gets is recovered.
+//! random writes, and the time from its start until it serves again is told: a journal as full as it gets is recovered. Last,
+//! two nodes reserve and preempt while all else is busy and a disk is rebuilt; how long their commands took is told.
 
 mod clients;
 mod engine;
 mod recovery;
+mod reservations;
 mod table;
 mod targets;
 
@@ -97,6 +99,8 @@ fn main() -> Result<()> {
         eprintln!("recovery");
         let dir = dir_of(&options);
         println!("{}", recovery::measure(&dir, options.lun_mib << 20, options.quick)?);
+        eprintln!("reservations");
+        println!("{}", reservations::measure(&dir, options.lun_mib << 20, options.quick)?);
     }
     if options.json {
         println!("{}", serde_json::to_string_pretty(&table::document(&rows))?);

@@ -2,10 +2,13 @@
 
 mod support;
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use block_io::MemoryDevice;
 use iscsi_target::pdu::opcode;
-use support::{Bench, Initiator, NODE, TARGET, gated, header, put, write_cdb};
+use iscsi_target::registry::AccessPolicy;
+use support::{Bench, Initiator, LUN_BYTES, NODE, TARGET, gated, header, put, write_cdb};
 
 const OTHER: &str = "iqn.2026-11.com.example:other";
 const CONFLICT: u8 = 0x18;
@@ -123,4 +126,54 @@ fn the_same_initiator_port_has_its_registration_again() {
     elsewhere.log_in(NODE, Some(TARGET), "").unwrap();
     assert_eq!(elsewhere.write(0, &[3; 512], 512, 512).header[3], CONFLICT, "another ISID is another port");
     assert_eq!(bench.device.contents()[0], 2);
+}
+
+const ELSEWHERE: &str = "iqn.2026-11.org.labsan:elsewhere";
+
+/// The same unit in a second target, and an initiator that is logged in there.
+fn by_another_target(bench: &Bench) -> Initiator {
+    bench.registry.create_target(ELSEWHERE, None).unwrap();
+    let everyone = AccessPolicy { initiators: vec!["*".into()], loopback_only: true };
+    bench.registry.set_access(ELSEWHERE, everyone).unwrap();
+    let unit = bench.registry.target(TARGET).unwrap().luns.units()[0].1.clone();
+    bench.registry.map_lun(ELSEWHERE, 0, unit).unwrap();
+    let mut initiator = Initiator::connect(bench.address);
+    initiator.log_in(OTHER, Some(ELSEWHERE), "").unwrap();
+    initiator
+}
+
+#[test]
+fn a_write_by_a_lun_that_is_gone_is_waited_for_too() {
+    let (bench, gate) = gated();
+    let mut victim = bench.login("");
+    assert_eq!(order(&mut victim, 6, 0, (0, 1)), 0);
+    let mut winner = by_another_target(&bench);
+    assert_eq!(order(&mut winner, 6, 0, (0, 2)), 0);
+    victim.command(0xa0, 512, &write_cdb(0, 512), &[9; 512]);
+    bench.eventually("the write runs", || gate.waiting.load(Ordering::SeqCst));
+    bench.registry.unmap_lun(TARGET, 0).unwrap();
+    let tag = send_order(&mut winner, 5, 5, (2, 1));
+    ping(&mut winner, 99);
+    assert_eq!(gate.inner.contents()[0], 0, "not answered, for the write is not over");
+    gate.open.store(true, Ordering::SeqCst);
+    let response = winner.expect(opcode::SCSI_RESPONSE);
+    assert_eq!((response.tag(), response.header[3]), (tag, 0));
+    assert_eq!(gate.inner.contents()[0], 9, "what had begun has ended before the answer");
+}
+
+/// A node that is cut off half-way holds memory. Its end does not wait for any.
+#[test]
+fn preempt_and_abort_does_not_wait_for_memory() {
+    let inner = MemoryDevice::new("memory", LUN_BYTES);
+    let bench = Bench::over(Arc::new(inner.clone()), inner, 1 << 20);
+    let (mut victim, mut winner) = (bench.login(""), other(&bench));
+    assert_eq!(order(&mut victim, 6, 0, (0, 1)), 0);
+    assert_eq!(order(&mut winner, 6, 0, (0, 2)), 0);
+    let mut silent = Initiator::connect(bench.address);
+    silent.log_in("iqn.2026-11.com.example:silent", Some(TARGET), "").unwrap();
+    silent.command(0xa0, 768 << 10, &write_cdb(0, 768 << 10), &[]);
+    silent.expect(opcode::R2T);
+    victim.command(0xa0, 512 << 10, &write_cdb(0, 512 << 10), &[]);
+    bench.eventually("its memory is taken", || bench.pool.used_bytes() >= 768 << 10);
+    assert_eq!(order(&mut winner, 5, 5, (2, 1)), 0);
 }

@@ -184,3 +184,79 @@ fn a_registration_that_cannot_be_kept_fails() -> Result<()> {
     ensure!(node(&lab, "a")?.reservation()? == Some((A, REGISTRANTS)));
     Ok(())
 }
+
+/// A LUN that is taken away and given back is the disk it was, to those who were kept out too. An array that stops is like a
+/// power cut. A volume that is deleted takes everything along.
+#[test]
+fn registrations_stay_while_the_volume_is_there() -> Result<()> {
+    let mut lab = lab()?;
+    let (mut a, mut b) = (node(&lab, "a")?, node(&lab, "b")?);
+    a.done(Order::RegisterAndIgnore, 0, (0, A), false)?;
+    a.done(Order::Reserve, REGISTRANTS, (A, 0), false)?;
+    let raidctl = |lab: &Lab, words: &[&str]| lab.daemon.raidctl(words)?.ok();
+    raidctl(&lab, &["lun", "unmap", IQN, "0", "--yes"])?;
+    ensure!(b.write(0, 9)? != GOOD, "the LUN is not there");
+    ensure!(registrations(&lab, &[])?["reservation"]["type"] == 5, "and still registered with");
+    raidctl(&lab, &["lun", "map", IQN, "lab/quorum", "--lun", "0"])?;
+    ensure!(b.write(0, 9)? == CONFLICT && a.write(0, 1)? == GOOD, "mapped again");
+    raidctl(&lab, &["target", "delete", IQN, "--yes"])?;
+    raidctl(&lab, &["target", "create", IQN])?;
+    raidctl(&lab, &["target", "allow", IQN, "*"])?;
+    raidctl(&lab, &["lun", "map", IQN, "lab/quorum", "--lun", "0"])?;
+    let (mut a, mut b) = (node(&lab, "a")?, node(&lab, "b")?);
+    ensure!(b.write(0, 9)? == CONFLICT && a.write(0, 1)? == GOOD, "in a target that was made anew");
+
+    let restart = |lab: &Lab| -> Result<()> {
+        raidctl(lab, &["array", "stop", "lab", "--yes"])?;
+        raidctl(lab, &["array", "start", &lab.disk(0), &lab.disk(1), &lab.disk(2)])?;
+        Ok(())
+    };
+    restart(&lab)?;
+    let mut a = node(&lab, "a")?;
+    ensure!(a.keys()?.is_empty() && b.write(0, 2)? == GOOD, "nobody asked that it survive");
+    a.done(Order::RegisterAndIgnore, 0, (0, A), true)?;
+    a.done(Order::Reserve, REGISTRANTS, (A, 0), false)?;
+    restart(&lab)?;
+    ensure!(b.write(0, 9)? == CONFLICT && a.write(0, 3)? == GOOD && a.keys()? == [A]);
+    power_cut(&mut lab)?;
+
+    raidctl(&lab, &["lun", "unmap", IQN, "0", "--yes"])?;
+    raidctl(&lab, &["volume", "delete", "lab/quorum", "--yes"])?;
+    lab.daemon.raidctl(&["pr", "list"])?.ok()?.expect_said("nobody is registered")?;
+    raidctl(&lab, &["volume", "create", "lab/quorum", "--size", "32MiB"])?;
+    raidctl(&lab, &["lun", "map", IQN, "lab/quorum", "--lun", "0"])?;
+    let mut b = node(&lab, "b")?;
+    ensure!(b.keys()?.is_empty() && b.write(0, 4)? == GOOD, "another disk of the same name");
+    Ok(())
+}
+
+/// A daemon that is killed while registrations change keeps every one that was answered, and no half of one.
+#[test]
+fn kills_among_orders_lose_none_that_was_answered() -> Result<()> {
+    let mut lab = lab()?;
+    for round in 1..=5_u64 {
+        let portal = lab.daemon.portal().to_owned();
+        let orders = std::thread::spawn(move || -> (u64, bool) {
+            let mut answered = round << 32;
+            let Ok(mut a) = Initiator::log_in(&portal, IQN, 0, "a") else { return (answered, false) };
+            while let Ok(ended) = a.order(Order::RegisterAndIgnore, 0, (0, answered + 1), true) {
+                if ended.status != GOOD {
+                    return (answered, false);
+                }
+                answered += 1;
+            }
+            (answered, true)
+        });
+        std::thread::sleep(std::time::Duration::from_millis(150 * round));
+        power_cut(&mut lab)?;
+        let (answered, all_good) = orders.join().map_err(|_| anyhow::anyhow!("the orders panicked"))?;
+        ensure!(all_good, "an order was refused");
+        let keys = node(&lab, "a")?.keys()?;
+        // The one that was under way may have happened or not.
+        ensure!(
+            keys == [answered] || keys == [answered + 1] || (answered == round << 32 && keys.len() <= 1),
+            "{answered:x} was answered, {keys:x?} is there"
+        );
+    }
+    Ok(())
+}

@@ -197,6 +197,33 @@ fn disks_moved_to_another_san_bring_their_targets_but_never_replace_one() {
 }
 
 #[test]
+fn an_array_that_was_elsewhere_knows_its_reservations_best() {
+    let kept = |key: u32| serde_json::json!({ "registrations": [{ "key": key }] });
+    // Volume 7 is on array 100 (`wanted`); volume 8 is mapped nowhere.
+    let (mut ours, _) = with_lun(&with_target(&san(), IQN), IQN, 7, None);
+    let mut theirs = SanDocument { san_uuid: id(99), generation: 3, ..ours.clone() };
+    ours.reservations.insert(id(7), kept(1));
+    theirs.reservations.insert(id(7), kept(2));
+    theirs.reservations.insert(id(8), kept(3));
+    let merged = merge(&[copy(None, &ours), copy(Some(100), &theirs)], id(5));
+    assert_eq!(merged.document.san_uuid, ours.san_uuid);
+    assert_eq!(merged.document.reservations[&id(7)], kept(2), "what was preempted there stays preempted");
+    assert_eq!(merged.document.reservations[&id(8)], kept(3));
+    assert!(
+        merged.document.generation > ours.generation.max(theirs.generation),
+        "it is another document now"
+    );
+    theirs.reservations.clear();
+    let merged = merge(&[copy(None, &ours), copy(Some(100), &theirs)], id(5));
+    assert!(merged.document.reservations.is_empty(), "nor does what was cleared there come back");
+    // An array that is not here cannot say so.
+    assert_eq!(
+        merge(&[copy(None, &ours), copy(Some(55), &theirs)], id(5)).document.reservations[&id(7)],
+        kept(1)
+    );
+}
+
+#[test]
 fn the_plan_from_nothing_lets_nobody_in_before_the_target_is_whole() {
     let (document, _) = with_lun(&with_target(&san(), IQN), IQN, 10, None);
     let document = after(edit::allow(&document, IQN, "*", None).unwrap());

@@ -10,6 +10,7 @@ mod reservations;
 
 pub use access::Access;
 pub use class::Class;
+pub use copy_and_erase::may_take_long;
 
 /// What carries a command out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -483,12 +484,6 @@ pub const COMMANDS: &[Command] = &[
         &[0xb7, 0x1f, FF, FF, FF, FF, FF, FF, FF, FF, 0, 7],
     ),
 ];
-
-/// Commands whose work may go on for minutes: an abort does not wait for them, or only for the step they are at. VERIFY
-/// without data may name the whole medium.
-pub fn may_take_long(opcode: u8) -> bool {
-    matches!(opcode, 0x2f | 0x48 | 0x83 | 0x8f | 0xaf)
-}
 
 /// Commands of an operation code: one, or one for each service action.
 pub fn of_opcode(opcode: u8) -> impl Iterator<Item = &'static Command> {

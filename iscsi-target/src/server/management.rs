@@ -107,7 +107,7 @@ impl Commands {
         }
     }
 
-    /// End the commands of nexuses that `tag` has preempted (SPC-4 clause 5.12.11.2.6). Its own work is done, so nobody
+    /// End the commands of nexuses that `tag` has preempted (SPC-4 clause 5.12.11.5). Its own work is done, so nobody
     /// need wait for it meanwhile; two that preempt each other would otherwise wait for good.
     pub(super) async fn end_preempted(&self, tag: u32, preempted: &Preempted) {
         self.settle(tag);

@@ -1,4 +1,4 @@
-//! What does a reservation mean to a command? (SPC-4 clause 5.13.1, SBC-3 clause 4.17, their tables of commands allowed in
+//! What does a reservation mean to a command? (SPC-4 clause 5.12.1, SBC-3 clause 4.17, their tables of commands allowed in
 //! the presence of reservations.)
 //!
 //! "Kept out" is a nexus to which the reservation gives no rights of its own: it is no holder, and not one of the

@@ -63,3 +63,9 @@ const fn copy_results(service_action: u8, name: &'static str, operation: Operati
     let usage = &[0x84, 0x1f, FF, 0, 0, 0, 0, 0, 0, 0, FF, FF, FF, FF, 0, 7];
     action(service_action, command(0x84, name, "SPC-4", operation, DataOut::None, usage))
 }
+
+/// Commands whose work may go on for minutes: an abort does not wait for them, or only for the step they are at. VERIFY
+/// without data may name the whole medium.
+pub fn may_take_long(opcode: u8) -> bool {
+    matches!(opcode, 0x2f | 0x48 | 0x83 | 0x8f | 0xaf)
+}

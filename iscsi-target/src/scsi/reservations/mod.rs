@@ -1,4 +1,4 @@
-//! Persistent reservations (SPC-4 clauses 5.13, 6.16 and 6.17): who is registered with a logical unit, who holds it, and what
+//! Persistent reservations (SPC-4 clauses 5.12, 6.15 and 6.16): who is registered with a logical unit, who holds it, and what
 //! a PERSISTENT RESERVE OUT makes of that. Pure: [`Reservations::apply`] takes the state and an order and gives the next
 //! state, or a refusal that leaves all as it was. The logical unit makes it durable and public (`reserving.rs`).
 //!

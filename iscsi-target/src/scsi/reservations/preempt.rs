@@ -1,4 +1,4 @@
-//! PREEMPT and PREEMPT AND ABORT (SPC-4 clauses 5.13.11.4 and 5.13.11.5), and what an administrator may take away.
+//! PREEMPT and PREEMPT AND ABORT (SPC-4 clauses 5.12.11.4 and 5.12.11.5), and what an administrator may take away.
 //!
 //! | reservation | key to preempt | what happens |
 //! |---|---|---|

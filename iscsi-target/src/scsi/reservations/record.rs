@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::state::{ItNexus, Kind, Registration, Reservation, Reservations};
 use crate::limits::MAX_REGISTRATIONS;
 
-/// Everything that APTPL keeps. PRGENERATION is not among it: it begins at 0 again (SPC-4 clause 5.13.5).
+/// Everything that APTPL keeps. PRGENERATION is not among it: it begins at 0 again (SPC-4 clause 5.12.5).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReservationRecord {
     /// In the order they came.

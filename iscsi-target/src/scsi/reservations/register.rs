@@ -1,4 +1,4 @@
-//! REGISTER, REGISTER AND IGNORE EXISTING KEY, REGISTER AND MOVE (SPC-4 clauses 5.13.7 and 5.13.8).
+//! REGISTER, REGISTER AND IGNORE EXISTING KEY, REGISTER AND MOVE (SPC-4 clauses 5.12.7 and 5.12.8).
 
 use super::order::{Move, Register};
 use super::state::{Around, CONFLICT, ItNexus, Outcome, PortName, Registration, Reservation, Reservations};
@@ -59,7 +59,7 @@ impl Reservations {
         outcome
     }
 
-    /// Take a registration away, and the reservation that goes with it (SPC-4 clause 5.13.11.3).
+    /// Take a registration away, and the reservation that goes with it (SPC-4 clause 5.12.11.3).
     fn unregister(&mut self, nexus: &ItNexus) -> Vec<(ItNexus, Sense)> {
         let held = self.is_held_by(nexus);
         self.registrations.retain(|registration| registration.nexus != *nexus);

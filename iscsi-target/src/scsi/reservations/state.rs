@@ -175,7 +175,7 @@ impl Outcome {
     }
 }
 
-/// How RESERVE and RELEASE of SPC-2 fare beside registrations (SPC-4 clause 5.13.3).
+/// How RESERVE and RELEASE of SPC-2 fare beside registrations (SPC-4 clause 5.12.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Legacy {
     /// GOOD, and nothing is done.
@@ -236,7 +236,7 @@ impl Reservations {
             return self.register(from, order.key, register, around);
         }
         let own = ItNexus::from(from);
-        // All other orders are for registrants, who must name their key (SPC-4 clause 5.13.2).
+        // All other orders are for registrants, who must name their key (SPC-4 clause 5.12.2).
         if self.key_of(&own) != Some(order.key) {
             return Err(CONFLICT);
         }
@@ -261,7 +261,7 @@ impl Reservations {
         others.filter(|nexus| *nexus != but).map(|nexus| (nexus.clone(), sense)).collect()
     }
 
-    /// RESERVE (SPC-4 clause 5.13.9).
+    /// RESERVE (SPC-4 clause 5.12.9).
     fn reserve(&self, own: ItNexus, order: &Order) -> Result<Outcome, Failure> {
         let kind = order.kind()?;
         match &self.reservation {
@@ -276,7 +276,7 @@ impl Reservations {
         }
     }
 
-    /// RELEASE (SPC-4 clause 5.13.11.2).
+    /// RELEASE (SPC-4 clause 5.12.11.2).
     fn release(&self, own: &ItNexus, order: &Order) -> Result<Outcome, Failure> {
         let Some(there) = self.reservation.as_ref().filter(|_| self.is_held_by(own)) else {
             return Ok(Outcome::quiet(self.clone()));
@@ -291,7 +291,7 @@ impl Reservations {
         Ok(Outcome { told, ..Outcome::quiet(Self { reservation: None, ..self.clone() }) })
     }
 
-    /// CLEAR (SPC-4 clause 5.13.11.6).
+    /// CLEAR (SPC-4 clause 5.12.11.6).
     fn clear(&self, own: &ItNexus) -> Outcome {
         let told = self.tell_others(own, Sense::RESERVATIONS_PREEMPTED);
         let next = Self { registrations: Vec::new(), reservation: None, ..self.counted() };

@@ -274,6 +274,8 @@ fn registering_others_and_every_port() {
     world.send("a", &Sent::new(0, 0, 9).flags(4).others(&ids));
     assert_eq!(world.keys(), [9; 6], "three initiator ports, two target ports");
     assert_eq!(world.result("a", &Sent::new(0, 9, 8).others(&ids)), Err(Sense::INVALID_FIELD.into()));
+    let nothing = World::default().result("a", &Sent::new(0, 0, 0).others(&ids)).unwrap();
+    assert_eq!(nothing.next, Reservations::default(), "neither key: nothing is done");
     let unknown = id("nobody", None);
     let refused = World::default().result("a", &Sent::new(0, 0, 9).others(&unknown));
     assert_eq!(refused, Err(Sense::INVALID_PARAMETER.into()), "a device of which no port is known");

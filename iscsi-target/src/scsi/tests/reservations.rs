@@ -11,11 +11,16 @@ use super::*;
 struct Store {
     kept: Mutex<Vec<Option<ReservationRecord>>>,
     fails: Mutex<bool>,
+    /// Stores wait until it is given a permit; where there is none, they do not.
+    slow: Option<tokio::sync::Semaphore>,
 }
 
 impl ReservationStore for Store {
     fn store(&self, record: Option<ReservationRecord>) -> StoreFuture<'_> {
         Box::pin(async move {
+            if let Some(slow) = &self.slow {
+                slow.acquire().await.unwrap().forget();
+            }
             if *self.fails.lock().unwrap() {
                 return Err(StoreFailed);
             }
@@ -78,7 +83,7 @@ const WRITE: [u8; 10] = [0x2a, 0, 0, 0, 0, 0, 0, 0, 1, 0];
 const READ: [u8; 10] = [0x28, 0, 0, 0, 0, 0, 0, 0, 1, 0];
 
 /// The CDB that does a command's work, as far as a reservation cares.
-fn sample(command: &command_table::Command) -> [u8; 16] {
+fn sample(command: &Command) -> [u8; 16] {
     let mut cdb = [0; 16];
     cdb[0] = command.opcode;
     cdb[1] = command.service_action.unwrap_or(0);
@@ -93,7 +98,7 @@ fn a_reservation_keeps_out_what_the_table_says() {
         let bench = open();
         bench.done("a", 6, 0, (0, 1));
         bench.done("a", 1, kind, (1, 0));
-        for command in all_commands() {
+        for command in command_table::all() {
             let passes = match command.class {
                 Class::Always => true,
                 Class::Reading => reads,
@@ -225,20 +230,94 @@ fn a_unit_is_one_with_whatever_rights_it_is_seen() {
     assert!(reader.is_view_of(&unit));
     bench.done("a", 6, 0, (0, 1));
     bench.done("a", 1, 3, (1, 0));
-    let read = ScsiCommand {
-        lun: 3 << 48,
-        cdb: SmallVec::from_slice(&[&READ[..], &[0; 6]].concat()),
-        data_out: Bytes::new(),
-        expected_data_out: 0,
-        expected_data_in: 512,
-    };
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let response = runtime.block_on(other.execute(&there, read.clone(), &bench.pool));
+    let read = command(3 << 48, &READ, &[]);
+    let response = run(other.execute(&there, read.clone(), &bench.pool));
     assert_eq!(response.status, Status::ReservationConflict);
     // ALL_TG_PT reaches both targets.
     assert_eq!(bench.order("b", 6, 0, (0, 2), 4).status, Status::Good);
     assert_eq!(unit.reservations().registrations.len(), 3);
-    assert_eq!(runtime.block_on(unit.purge(1)), Ok(1));
-    assert_eq!(runtime.block_on(other.execute(&there, read, &bench.pool)).status, Status::Good);
+    assert_eq!(run(unit.purge(1)), Ok(1));
+    assert_eq!(run(other.execute(&there, read, &bench.pool)).status, Status::Good);
     assert_eq!(bench.attentions("a"), [(0x2a, 5)]);
+}
+
+fn register(key: u8, flags: u8) -> ScsiCommand {
+    let mut list = [0; 24];
+    (list[15], list[20]) = (key, flags);
+    command(0, &[0x5f, 6, 0, 0, 0, 0, 0, 0, 24, 0], &list)
+}
+
+/// SPC-2 and SPC-4 reservations exclude each other, also while one of them is on its way to the disks.
+#[test]
+fn what_is_being_kept_counts_already_against_a_reservation_of_the_other_kind() {
+    let store = Arc::new(Store { slow: Some(tokio::sync::Semaphore::new(0)), ..Store::default() });
+    let bench = keeping(&store, Reservations::default());
+    let (a, b) = (nexus("a"), nexus("b"));
+    let reserve = async {
+        // The order has passed the gates and waits for the disks.
+        tokio::task::yield_now().await;
+        let reserving = bench.luns.execute(&b, command(0, &[0x16, 0, 0, 0, 0, 0], &[]), &bench.pool);
+        tokio::pin!(reserving);
+        tokio::select! {
+            biased;
+            early = &mut reserving => return early,
+            () = tokio::task::yield_now() => {}
+        }
+        store.slow.as_ref().unwrap().add_permits(1);
+        reserving.await
+    };
+    let both = async { tokio::join!(bench.luns.execute(&a, register(1, 1), &bench.pool), reserve) };
+    let (registered, reserved) = run(both);
+    assert_eq!((registered.status, reserved.status), (Status::Good, Status::ReservationConflict));
+    assert_eq!(bench.read_in(0)[7], 8, "one key");
+}
+
+#[test]
+fn an_order_that_waits_for_its_turn_sees_who_reserved_meanwhile() {
+    let store = Arc::new(Store { slow: Some(tokio::sync::Semaphore::new(0)), ..Store::default() });
+    let bench = keeping(&store, Reservations::default());
+    let (a, b) = (nexus("a"), nexus("b"));
+    // The first registers and unregisters; RESERVE(6) comes between, and then an order that passed the gates before it.
+    assert_eq!(bench.order("a", 6, 0, (0, 1), 0).status, Status::Good);
+    let release = command(0, &[0x5f, 6, 0, 0, 0, 0, 0, 0, 24, 0], &{
+        let mut list = [0; 24];
+        list[20] = 1;
+        list
+    });
+    let reserve = command(0, &[0x16, 0, 0, 0, 0, 0], &[]);
+    let open = async {
+        tokio::task::yield_now().await;
+        store.slow.as_ref().unwrap().add_permits(4);
+    };
+    let orders = async {
+        tokio::join!(
+            bench.luns.execute(&a, register(1, 1), &bench.pool),
+            bench.luns.execute(&a, release, &bench.pool),
+            bench.luns.execute(&b, reserve, &bench.pool),
+            bench.luns.execute(&a, register(2, 1), &bench.pool),
+            open,
+        )
+    };
+    let (first, gone, reserved, late, ()) = run(orders);
+    assert_eq!([first.status, gone.status, reserved.status], [Status::Good; 3]);
+    assert_eq!(late.status, Status::ReservationConflict);
+}
+
+#[test]
+fn a_unit_that_is_taken_from_one_target_is_still_known_in_the_other() {
+    let bench = open();
+    let unit = Arc::clone(&bench.luns.units()[0].1);
+    bench.luns.insert(5, unit.view(LuOptions { read_only: true, write_cache: false })).unwrap();
+    let other = LunMap::behind("iqn.2026-11.org.labsan:u", 2);
+    let there = Nexus { target_name: "iqn.2026-11.org.labsan:u".into(), ..nexus("z") };
+    other.nexus_met(&there);
+    other.insert(3, Arc::clone(&unit)).unwrap();
+    bench.attentions("a");
+    bench.attentions("b");
+    assert_eq!(bench.status("a", &[0x16], &[]), Status::Good);
+    bench.luns.remove(5).unwrap();
+    assert_eq!(bench.status("b", &READ, &[]), Status::ReservationConflict, "reached by LUN 0 as before");
+    assert_eq!(bench.attentions("a"), [(0x3f, 0x0e)]);
+    let response = run(other.execute(&there, command(3 << 48, &[0x03, 0, 0, 0, 18, 0], &[]), &bench.pool));
+    assert_eq!(response.data_in[2], 0, "its LUNs are what they were");
 }

@@ -191,3 +191,53 @@ fn an_identifier_is_of_one_copy_at_a_time() {
         assert_eq!(first.await.status, Status::Good);
     });
 }
+
+/// A copy is let in once and goes on for long: each of its pieces asks again, and who has just reserved the destination waits
+/// for those that were let in before.
+#[test]
+fn a_reservation_ends_a_copy_that_is_under_way() {
+    let (bench, other) = two(LuOptions::default());
+    bench.device.tamper(|bytes| bytes[..512].fill(5));
+    let list = list(0, &[target(&bench, 0), target(&bench, OTHER_LUN)], &[segment(0, 1, 1, 0, 0)]);
+    let mut cdb = vec![0x83, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    cdb.extend_from_slice(&(list.len() as u32).to_be_bytes());
+    let order = |action: u8, kind: u8, keys: (u8, u8)| {
+        let mut list = [0; 24];
+        (list[7], list[15]) = keys;
+        command(OTHER_LUN, &[0x5f, action, kind, 0, 0, 0, 0, 0, 24, 0], &list)
+    };
+    let (a, b) = (nexus("a"), nexus("b"));
+    let (source, destination) = (bench.luns.unit(0).unwrap(), bench.luns.unit(OTHER_LUN).unwrap());
+    let (copied, idle) = run(async {
+        // Holds the copy up after it was let in.
+        let held = source.turn().write().await;
+        let copying = bench.luns.execute(&a, command(0, &cdb, &list), &bench.pool);
+        let reserving = async {
+            tokio::task::yield_now().await;
+            for order in [order(6, 0, (0, 9)), order(1, 1, (9, 0))] {
+                assert_eq!(bench.luns.execute(&b, order, &bench.pool).await.status, Status::Good);
+            }
+            let piece = destination.turn().read().await;
+            let waiting = destination.pieces_written();
+            tokio::pin!(waiting);
+            let waits = tokio::select! {
+                biased;
+                () = &mut waiting => false,
+                () = tokio::task::yield_now() => true,
+            };
+            drop((held, piece));
+            waiting.await;
+            waits
+        };
+        let (copied, waits) = tokio::join!(copying, reserving);
+        assert!(waits, "a piece that was let in before is waited for");
+        let alone = destination.turn().read().await;
+        let idle =
+            tokio::time::timeout(std::time::Duration::from_secs(5), destination.pieces_written()).await;
+        drop(alone);
+        (copied, idle.is_ok())
+    });
+    assert_eq!(copied.status, Status::ReservationConflict);
+    assert_eq!(other.contents()[0], 0);
+    assert!(idle, "without copies nobody waits");
+}
