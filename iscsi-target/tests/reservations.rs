@@ -1,5 +1,7 @@
 //! Persistent reservations between two initiators, over real sockets.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::sync::Arc;
