@@ -58,6 +58,12 @@ pub const MAX_QUEUED_RESPONSE_BYTES: usize = 16 << 20;
 /// Buffers handed to one vectored write.
 pub const MAX_IO_SLICES: usize = 128;
 
+/// Memory for the parameter lists of reservation orders, a page for each: they must not wait for what their very victims hold.
+pub const RESERVATION_ORDER_MEMORY_BYTES: usize = 1 << 20;
+
+/// Longer lists (SPEC_I_PT) take their turn in the common pool.
+pub const SHORT_ORDER_BYTES: usize = 4096;
+
 /// Seconds an initiator is given to log out when the target stops.
 pub const LOGOUT_GRACE_S: u16 = 3;
 

@@ -411,13 +411,19 @@ pub(crate) async fn tell(
 ) {
     let (done, is_done) = oneshot::channel();
     if mailbox.send(message(done)).await.is_ok() {
-        // An error means that the session ended on its own, which is as good.
-        let _ = is_done.await;
+        tokio::select! {
+            // An error means that the session ended on its own, which is as good.
+            _ = is_done => {}
+            // A message that is sent just as the receiver goes stays in the channel as long as we hold it: nobody would ever tell.
+            () = mailbox.closed() => {}
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicUsize;
+
     use super::*;
     use crate::chap::{Account, Secret};
 
@@ -450,5 +456,41 @@ mod tests {
         assert_eq!(refused, Err(RegistryError::SameSecret("a".into())));
         assert!(registry.remove_target("iqn.2026-11.org.labsan:none", false).is_err());
         registry.remove_target("iqn.2026-11.org.labsan:t", false).unwrap();
+    }
+
+    /// The session ends at any moment, also between the sending of a message and its arrival. Two threads take turns at
+    /// hitting that moment: each round one of them lets go a little later.
+    #[test]
+    fn nobody_waits_for_a_session_that_ended_meanwhile() {
+        const ROUNDS: usize = 30_000;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let (hand_over, taken) = std::sync::mpsc::channel::<mpsc::Receiver<SessionMessage>>();
+        let (ready, go) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for (round, messages) in taken.into_iter().enumerate() {
+                    ready.store(round + 1, Ordering::SeqCst);
+                    while go.load(Ordering::SeqCst) <= round {
+                        std::hint::spin_loop();
+                    }
+                    (0..round % 64).for_each(|_| std::hint::spin_loop());
+                    drop(messages);
+                }
+            });
+            for round in 0..ROUNDS {
+                let (mailbox, messages) = mpsc::channel(1);
+                hand_over.send(messages).unwrap();
+                while ready.load(Ordering::SeqCst) <= round {
+                    std::hint::spin_loop();
+                }
+                let told = async {
+                    go.store(round + 1, Ordering::SeqCst);
+                    tell(&mailbox, |done| SessionMessage::Drop { done }).await;
+                };
+                let limit = std::time::Duration::from_secs(20);
+                runtime.block_on(async { tokio::time::timeout(limit, told).await }).expect("nobody told");
+            }
+            drop(hand_over);
+        });
     }
 }

@@ -163,7 +163,7 @@ fn a_write_by_a_lun_that_is_gone_is_waited_for_too() {
     assert_eq!(gate.inner.contents()[0], 9, "what had begun has ended before the answer");
 }
 
-/// A node that is cut off half-way holds memory. Its end does not wait for any.
+/// A node that is cut off half-way holds memory. Neither the order to end it nor its end waits for any.
 #[test]
 fn preempt_and_abort_does_not_wait_for_memory() {
     let inner = MemoryDevice::new("memory", LUN_BYTES);
@@ -176,6 +176,8 @@ fn preempt_and_abort_does_not_wait_for_memory() {
     silent.command(0xa0, 768 << 10, &write_cdb(0, 768 << 10), &[]);
     silent.expect(opcode::R2T);
     victim.command(0xa0, 512 << 10, &write_cdb(0, 512 << 10), &[]);
-    bench.eventually("its memory is taken", || bench.pool.used_bytes() >= 768 << 10);
+    bench.eventually("the victim waits for memory, and all others behind it", || {
+        bench.pool.try_take(1).is_none()
+    });
     assert_eq!(order(&mut winner, 5, 5, (2, 1)), 0);
 }

@@ -6,6 +6,7 @@ use std::io::Write;
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use block_io::MemoryDevice;
 use iscsi_target::chap::{Account, Algorithm, ChapPolicy, Secret};
@@ -371,4 +372,29 @@ fn a_stop_asks_initiators_to_log_out() {
     initiator.expect(opcode::LOGOUT_RESPONSE);
     stopping.join().unwrap();
     assert!(TcpStream::connect(bench.address).is_err() || bench.registry.sessions().is_empty());
+}
+
+/// "Logged out" means that nothing of the session can change data any more, and that what it had reserved is free.
+#[test]
+fn a_logout_is_answered_when_the_session_is_over() {
+    let (bench, gate) = gated();
+    let mut initiator = bench.login("");
+    let mut other = Initiator::connect(bench.address);
+    other.log_in(NODE, Some(TARGET), "").unwrap();
+    let reserve = [0x16, 0, 0, 0, 0, 0];
+    initiator.command(0xc0, 0, &reserve, &[]);
+    assert_eq!(initiator.expect(opcode::SCSI_RESPONSE).header[3], 0);
+    initiator.command(0xa0, 512, &write_cdb(0, 512), &[7; 512]);
+    bench.eventually("the write is at the device", || gate.waiting.load(Ordering::SeqCst));
+    let mut logout = header(0x40 | opcode::LOGOUT, 0x80, 5);
+    put(&mut logout, 24, initiator.cmd_sn);
+    initiator.send(logout, &[]);
+    initiator.stream.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    assert!(initiator.receive().is_none(), "the write is not over");
+    initiator.stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    gate.open.store(true, Ordering::SeqCst);
+    assert_eq!(initiator.expect(opcode::LOGOUT_RESPONSE).header[2], 0);
+    other.command(0xc0, 0, &reserve, &[]);
+    assert_eq!(other.expect(opcode::SCSI_RESPONSE).header[3], 0);
+    assert_eq!(bench.registry.sessions().len(), 1);
 }

@@ -21,6 +21,8 @@ pub(super) struct Commands {
     pub(super) state: Rc<State>,
     pub(super) target: std::sync::Arc<Target>,
     pub(super) pool: BufferPool,
+    /// For the short lists of reservation orders.
+    pub(super) order_pool: BufferPool,
     pub(super) registry: std::sync::Arc<TargetRegistry>,
     pub(super) session: u64,
 }

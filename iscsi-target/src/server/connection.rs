@@ -21,6 +21,7 @@ use zerocopy::big_endian::U32;
 
 use super::commands::Commands;
 use super::digest::crc32c;
+use super::ending::{Ended, Ending, Farewell};
 use super::receive::Staging;
 use super::state::{Early, Incoming, Phase, wire_tail};
 use super::text::TextExchange;
@@ -32,23 +33,6 @@ use crate::scsi::Status;
 use crate::session::transfer::Spoilt;
 use crate::session::window::Arrival;
 
-/// Why a connection ends.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Ending {
-    #[error("the initiator closed the connection")]
-    Closed,
-    #[error("logged out")]
-    Logout,
-    #[error("dropped by the target")]
-    Dropped,
-    #[error("the initiator does not answer")]
-    Silent,
-    #[error("protocol error: {0}")]
-    Protocol(&'static str),
-    #[error(transparent)]
-    Io(#[from] io::Error),
-}
-
 /// Where the bytes of a data segment go.
 pub(super) enum Sink {
     /// Kept for a PDU that is no command's data.
@@ -57,25 +41,6 @@ pub(super) enum Sink {
     Buffer { buffer: Buffer, at: usize },
     /// Nowhere.
     Discard,
-}
-
-/// A connection that is over. Whoever asked for its end is told only when the session has left the registry too: a new
-/// session of the same nexus must not meet its former self there.
-pub(super) struct Ended {
-    pub(super) ending: Ending,
-    told: Vec<oneshot::Sender<()>>,
-    /// Kept so that those who still wait in it are told no sooner than the others.
-    _messages: mpsc::Receiver<SessionMessage>,
-}
-
-impl Ended {
-    /// The session is gone from everywhere.
-    pub(super) fn tell(self) {
-        for told in self.told {
-            // Whoever asked may have gone itself.
-            let _ = told.send(());
-        }
-    }
 }
 
 /// A PDU whose data is being received.
@@ -107,6 +72,8 @@ pub(super) struct Connection {
     pub(super) closing: Option<Ending>,
     close_at: Option<Instant>,
     told: Vec<oneshot::Sender<()>>,
+    /// What answers a logout.
+    farewell: Option<response::Plain>,
 }
 
 impl Connection {
@@ -137,6 +104,7 @@ impl Connection {
             closing: None,
             close_at: None,
             told: Vec::new(),
+            farewell: None,
         }
     }
 
@@ -149,13 +117,17 @@ impl Connection {
         state.closed.set(true);
         state.queue.borrow_mut().clear();
         self.segment = None;
-        // The initiator learns at once that it is over; a socket that is gone already needs no closing.
-        let _ = socket2::SockRef::from(&self.stream).shutdown(std::net::Shutdown::Both);
+        if self.farewell.is_none() {
+            // The initiator learns at once that it is over; a socket that is gone already needs no closing.
+            let _ = socket2::SockRef::from(&self.stream).shutdown(std::net::Shutdown::Both);
+        }
         for task in self.commands.abort(|_, _| true).running {
             // An error means that it has ended.
             let _ = task.await;
         }
-        Ended { ending, told: self.told, _messages: self.messages }
+        let stream = self.stream;
+        let farewell = self.farewell.map(|answer| Farewell::new(stream, state, answer));
+        Ended::new(ending, self.told, farewell, self.messages)
     }
 
     async fn serve(&mut self) -> Result<Ending, Ending> {
@@ -489,15 +461,16 @@ impl Connection {
     fn logout(&mut self, header: &request::Logout) {
         let mut answer = response::plain(opcode::LOGOUT_RESPONSE, header.initiator_task_tag.get());
         answer.target_transfer_tag = U32::new(0);
-        match header.reason & 0x7f {
-            0 | 1 => self.closing = Some(Ending::Logout),
-            // Removal for recovery: there is none at error recovery level 0.
-            _ => answer.response = 2,
-        }
         let parameters = &self.commands.state.parameters;
         answer.specific[4..6].copy_from_slice(&(parameters.time_to_wait_s as u16).to_be_bytes());
         answer.specific[6..8].copy_from_slice(&(parameters.time_to_retain_s as u16).to_be_bytes());
-        self.commands.state.send(&answer, Bytes::new());
+        if header.reason & 0x7f > 1 {
+            // Removal for recovery: there is none at error recovery level 0.
+            answer.response = 2;
+            return self.commands.state.send(&answer, Bytes::new());
+        }
+        self.farewell = Some(answer);
+        self.closing = Some(Ending::Logout);
     }
 }
 

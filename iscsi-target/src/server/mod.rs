@@ -6,6 +6,7 @@
 mod commands;
 mod connection;
 mod digest;
+mod ending;
 mod login;
 mod management;
 mod placing;
@@ -71,6 +72,7 @@ pub struct TargetServer {
 struct Hall {
     registry: Arc<TargetRegistry>,
     pool: BufferPool,
+    order_pool: BufferPool,
     workers: WorkerPool,
     connections: Vec<AtomicUsize>,
     logins: AtomicUsize,
@@ -94,6 +96,7 @@ impl TargetServer {
         let hall = Arc::new(Hall {
             registry: Arc::clone(&registry),
             pool: config.pool,
+            order_pool: BufferPool::new(limits::RESERVATION_ORDER_MEMORY_BYTES),
             connections: (0..workers.len()).map(|_| AtomicUsize::new(0)).collect(),
             workers: workers.clone(),
             logins: AtomicUsize::new(0),
@@ -221,7 +224,7 @@ async fn serve(hall: &Hall, mut stream: TcpStream, peer: SocketAddr) {
             target.luns.nexus_lost(&nexus);
         }
         hall.registry.leave(session);
-        return ended.tell();
+        return ended.tell().await;
     }
     hall.registry.leave(session);
 }
@@ -260,7 +263,8 @@ fn connect(
     // A discovery session has no target; commands never reach this one.
     let target = target.unwrap_or_else(|| Arc::new(Target::nowhere(LunMap::new(""))));
     let registry = Arc::clone(&hall.registry);
-    let commands = Commands { state, target, pool: hall.pool.clone(), registry, session };
+    let (pool, order_pool) = (hall.pool.clone(), hall.order_pool.clone());
+    let commands = Commands { state, target, pool, order_pool, registry, session };
     Connection::new(
         stream,
         Staging::new(),

@@ -9,6 +9,13 @@ use super::state::{Phase, Task};
 use crate::limits;
 use crate::pdu::response::RejectReason;
 use crate::pdu::{Bhs, NO_TAG, opcode, request};
+use crate::scsi::command_table::{self, Operation};
+
+/// PERSISTENT RESERVE OUT.
+fn is_reservation_order(command: &request::ScsiCommand) -> bool {
+    let mut orders = command_table::of_opcode(command.cdb[0]);
+    orders.any(|known| known.operation == Operation::PersistentReserveOut)
+}
 
 impl Connection {
     /// The header decides where its data lands.
@@ -50,7 +57,12 @@ impl Connection {
         let offered = command.expected_data_transfer_length.get().min(state.parameters.first_burst);
         if incoming.total > 0 && incoming.transfer.spoilt().is_none() {
             let bytes = incoming.total.max(offered as usize);
-            match self.take_buffer(bytes).await {
+            let own = if is_reservation_order(&command) { self.order_memory(bytes) } else { None };
+            let buffer = match own {
+                Some(buffer) => Some(buffer),
+                None => self.take_buffer(bytes).await,
+            };
+            match buffer {
                 Some(buffer) if segment.length > 0 => segment.sink = Sink::Buffer { buffer, at: 0 },
                 Some(buffer) => incoming.buffer = Some(buffer),
                 None => {
@@ -63,6 +75,10 @@ impl Connection {
             }
         }
         segment.command = Some(Box::new(incoming));
+    }
+
+    fn order_memory(&self, bytes: usize) -> Option<Buffer> {
+        if bytes <= limits::SHORT_ORDER_BYTES { self.commands.order_pool.try_take(bytes) } else { None }
     }
 
     /// A buffer for a command's data. A full pool stops the reading of this socket, unless commands of this very
