@@ -72,18 +72,87 @@ fn preempt_and_abort_is_answered_when_the_preempted_can_write_no_more() {
     bench.eventually("all buffers are back", || bench.pool.used_bytes() == 0);
 }
 
+/// Nobody's commands are ended by these, but who takes over relies on there being none left.
 #[test]
-fn plain_preempt_waits_for_nobody() {
+fn what_passed_the_gates_is_over_before_its_end_is_told() {
+    for (reserved, action) in [(false, 1), (true, 4)] {
+        let (bench, gate) = gated();
+        let (mut victim, mut winner) = (bench.login(""), other(&bench));
+        assert_eq!(order(&mut victim, 6, 0, (0, 1)), 0);
+        assert_eq!(order(&mut winner, 6, 0, (0, 2)), 0);
+        if reserved {
+            assert_eq!(order(&mut victim, 1, 5, (1, 0)), 0);
+        }
+        let write = victim.command(0xa0, 512, &write_cdb(0, 512), &[9; 512]);
+        bench.eventually("the write runs", || gate.waiting.load(Ordering::SeqCst));
+        let tag = send_order(&mut winner, action, 5, (2, 1));
+        ping(&mut winner, 99);
+        gate.open.store(true, Ordering::SeqCst);
+        let response = winner.expect(opcode::SCSI_RESPONSE);
+        assert_eq!((response.tag(), response.header[3]), (tag, 0));
+        assert_eq!(gate.inner.contents()[0], 9, "it was carried out before");
+        let response = victim.expect(opcode::SCSI_RESPONSE);
+        assert_eq!((response.tag(), response.header[3]), (write, 0), "and is answered: nobody aborted it");
+    }
+}
+
+const READ_KEYS: [u8; 10] = [0x5e, 0, 0, 0, 0, 0, 0, 1, 0, 0];
+
+fn keys(from: &mut Initiator) -> Vec<u64> {
+    from.command(0xc0, 256, &READ_KEYS, &[]);
+    let data = from.expect(opcode::DATA_IN).data;
+    data[8..].chunks(8).map(|key| u64::from_be_bytes(key.try_into().unwrap())).collect()
+}
+
+/// Who finds a node gone from the list may take over what it wrote to; so it is told only when nothing of it comes any more.
+#[test]
+fn a_node_is_not_gone_from_the_list_while_its_writes_are_under_way() {
+    let (bench, gate) = gated();
+    let (mut victim, mut winner) = (bench.login(""), other(&bench));
+    let mut witness = Initiator::connect(bench.address);
+    witness.log_in("iqn.2026-11.com.example:witness", Some(TARGET), "").unwrap();
+    assert_eq!(order(&mut victim, 6, 0, (0, 1)), 0);
+    assert_eq!(order(&mut victim, 1, 5, (1, 0)), 0);
+    assert_eq!(order(&mut winner, 6, 0, (0, 2)), 0);
+    victim.command(0xa0, 512, &write_cdb(0, 512), &[9; 512]);
+    bench.eventually("the write runs", || gate.waiting.load(Ordering::SeqCst));
+    send_order(&mut winner, 5, 5, (2, 1));
+    ping(&mut winner, 99);
+    let asked = witness.command(0xc0, 256, &READ_KEYS, &[]);
+    ping(&mut witness, 98);
+    gate.open.store(true, Ordering::SeqCst);
+    let told = witness.expect(opcode::DATA_IN);
+    assert_eq!((told.tag(), &told.data[8..]), (asked, &2u64.to_be_bytes()[..]));
+    assert_eq!(gate.inner.contents()[0], 9);
+    assert_eq!(winner.expect(opcode::SCSI_RESPONSE).header[3], 0);
+}
+
+/// Its order was there before it was preempted, and would have made it a registrant again after.
+#[test]
+fn an_order_of_the_preempted_that_waits_for_its_turn_never_has_it() {
     let (bench, gate) = gated();
     let (mut victim, mut winner) = (bench.login(""), other(&bench));
     assert_eq!(order(&mut victim, 6, 0, (0, 1)), 0);
+    assert_eq!(order(&mut victim, 1, 5, (1, 0)), 0);
     assert_eq!(order(&mut winner, 6, 0, (0, 2)), 0);
-    let write = victim.command(0xa0, 512, &write_cdb(0, 512), &[9; 512]);
+    // A write of the winner's makes its first order wait, and all others behind it.
+    winner.command(0xa0, 512, &write_cdb(8, 512), &[9; 512]);
     bench.eventually("the write runs", || gate.waiting.load(Ordering::SeqCst));
-    assert_eq!(order(&mut winner, 4, 5, (2, 1)), 0);
+    let mut second = Initiator::connect(bench.address);
+    second.log_in("iqn.2026-11.com.example:second", Some(TARGET), "").unwrap();
+    assert_eq!(order(&mut second, 6, 0, (0, 3)), 0);
+    let first = send_order(&mut second, 4, 5, (3, 2));
+    ping(&mut second, 99);
+    let fencing = send_order(&mut second, 5, 5, (3, 1));
+    ping(&mut second, 98);
+    send_order(&mut victim, 6, 0, (0, 1));
+    ping(&mut victim, 97);
     gate.open.store(true, Ordering::SeqCst);
-    let response = victim.expect(opcode::SCSI_RESPONSE);
-    assert_eq!((response.tag(), response.header[3]), (write, 0));
+    for tag in [first, fencing] {
+        let response = second.expect(opcode::SCSI_RESPONSE);
+        assert_eq!((response.tag(), response.header[3]), (tag, 0));
+    }
+    assert_eq!(keys(&mut second), [3]);
 }
 
 /// Each order is queued before the other has been answered; whoever comes second is no registrant any more.
@@ -166,18 +235,26 @@ fn a_write_by_a_lun_that_is_gone_is_waited_for_too() {
 /// A node that is cut off half-way holds memory. Neither the order to end it nor its end waits for any.
 #[test]
 fn preempt_and_abort_does_not_wait_for_memory() {
-    let inner = MemoryDevice::new("memory", LUN_BYTES);
-    let bench = Bench::over(Arc::new(inner.clone()), inner, 1 << 20);
-    let (mut victim, mut winner) = (bench.login(""), other(&bench));
-    assert_eq!(order(&mut victim, 6, 0, (0, 1)), 0);
-    assert_eq!(order(&mut winner, 6, 0, (0, 2)), 0);
-    let mut silent = Initiator::connect(bench.address);
-    silent.log_in("iqn.2026-11.com.example:silent", Some(TARGET), "").unwrap();
-    silent.command(0xa0, 768 << 10, &write_cdb(0, 768 << 10), &[]);
-    silent.expect(opcode::R2T);
-    victim.command(0xa0, 512 << 10, &write_cdb(0, 512 << 10), &[]);
-    bench.eventually("the victim waits for memory, and all others behind it", || {
-        bench.pool.try_take(1).is_none()
-    });
-    assert_eq!(order(&mut winner, 5, 5, (2, 1)), 0);
+    for reads in [false, true] {
+        let inner = MemoryDevice::new("memory", LUN_BYTES);
+        let bench = Bench::over(Arc::new(inner.clone()), inner, 1 << 20);
+        let (mut victim, mut winner) = (bench.login(""), other(&bench));
+        assert_eq!(order(&mut victim, 6, 0, (0, 1)), 0);
+        assert_eq!(order(&mut winner, 6, 0, (0, 2)), 0);
+        let mut silent = Initiator::connect(bench.address);
+        silent.log_in("iqn.2026-11.com.example:silent", Some(TARGET), "").unwrap();
+        silent.command(0xa0, 768 << 10, &write_cdb(0, 768 << 10), &[]);
+        silent.expect(opcode::R2T);
+        let mut cdb = write_cdb(0, 512 << 10);
+        if reads {
+            cdb[0] = 0x28;
+            victim.command(0xc0, 512 << 10, &cdb, &[]);
+        } else {
+            victim.command(0xa0, 512 << 10, &cdb, &[]);
+        }
+        bench.eventually("the victim waits for memory, and all others behind it", || {
+            bench.pool.try_take(1).is_none()
+        });
+        assert_eq!(order(&mut winner, 5, 5, (2, 1)), 0);
+    }
 }

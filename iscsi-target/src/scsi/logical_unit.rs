@@ -4,7 +4,7 @@
 //! write protection, and then that of `sanitize`. Where there is nothing to be told and nobody has reserved it, all of
 //! that costs one atomic load.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use block_io::{BlockDevice, BufferPool};
@@ -16,7 +16,7 @@ use super::command_table::{Command, Operation};
 use super::mode::{ModeFacts, ModeState};
 use super::nexus::Attentions;
 use super::ports::{self, TargetPort};
-use super::reservations::{Capabilities, Reservations, answer};
+use super::reservations::Reservations;
 use super::reserving::{Keeping, ReservationStore};
 use super::sanitize::Sanitizing;
 use super::{Failure, Nexus, ScsiCommand, ScsiResponse, Sense, Status, capacity, inquiry, mode, report};
@@ -58,21 +58,16 @@ pub(super) struct Shared {
     exceptional: AtomicBool,
     turn: tokio::sync::RwLock<()>,
     sanitizing: Sanitizing,
-    /// Copies under way that write here, whatever unit they were sent to.
-    copies: AtomicUsize,
     /// The ports by which it is reached, once for each LUN.
     ports: Mutex<Vec<Arc<TargetPort>>>,
     pub(super) keeping: Keeping,
 }
 
-/// A copy that writes to a unit.
-#[derive(Debug)]
-pub(crate) struct CopiedTo(Arc<Shared>);
-
-impl Drop for CopiedTo {
-    fn drop(&mut self) {
-        self.0.copies.fetch_sub(1, Ordering::AcqRel);
-    }
+/// While it lives, nobody who needs another one uses the medium.
+enum Place<'a> {
+    None,
+    BesideOthers { _held: RwLockReadGuard<'a, ()> },
+    Alone { _held: RwLockWriteGuard<'a, ()> },
 }
 
 /// A logical unit.
@@ -137,30 +132,24 @@ impl LogicalUnit {
         &self.shared.sanitizing
     }
 
+    /// The place of a command that writes, among all that use the medium.
+    async fn place(&self, operation: Operation) -> Place<'_> {
+        match operation {
+            Operation::Write | Operation::WriteAndVerify | Operation::WriteSame | Operation::Unmap => {
+                Place::BesideOthers { _held: self.turn().read().await }
+            }
+            Operation::CompareAndWrite | Operation::OrWrite | Operation::WriteAtomic => {
+                Place::Alone { _held: self.turn().write().await }
+            }
+            _ => Place::None,
+        }
+    }
+
     /// Use the medium beside other commands.
     pub(crate) async fn share(&self) -> Result<RwLockReadGuard<'_, ()>, Failure> {
         let guard = self.shared.turn.read().await;
         // Sanitizing may have begun while this waited.
         self.sanitizing().obstacle().map_or(Ok(guard), |sense| Err(sense.into()))
-    }
-
-    /// Use the medium while nobody else does.
-    pub(crate) async fn alone(&self) -> Result<RwLockWriteGuard<'_, ()>, Failure> {
-        let guard = self.shared.turn.write().await;
-        self.sanitizing().obstacle().map_or(Ok(guard), |sense| Err(sense.into()))
-    }
-
-    /// A copy writes here as long as this lives. Each of its pieces asks anew whether it may.
-    pub(crate) fn copied_to(&self) -> CopiedTo {
-        self.shared.copies.fetch_add(1, Ordering::AcqRel);
-        CopiedTo(Arc::clone(&self.shared))
-    }
-
-    /// Returns when no piece of a copy that was let in by now can be written any more.
-    pub(crate) async fn pieces_written(&self) {
-        if self.shared.copies.load(Ordering::Acquire) > 0 {
-            drop(self.shared.turn.write().await);
-        }
     }
 
     fn ports(&self) -> MutexGuard<'_, Vec<Arc<TargetPort>>> {
@@ -324,6 +313,8 @@ impl LogicalUnit {
         pool: &BufferPool,
     ) -> Result<ScsiResponse, Failure> {
         let cdb = Cdb(&command.cdb);
+        // Before the gates: whoever closes them waits for those that have a place (`writes_over`).
+        let _place = self.place(known.operation).await;
         self.passes(nexus, known, cdb)?;
         match known.operation {
             Operation::Read => self.read(command, pool).await,
@@ -338,7 +329,8 @@ impl LogicalUnit {
             Operation::Prefetch => self.prefetch(cdb),
             Operation::WriteAtomic => self.write_atomic(command).await,
             Operation::Sanitize => self.sanitize(command).await,
-            Operation::Reserve => self.reserve(nexus, cdb).await,
+            Operation::Reserve => self.reserve(nexus, cdb, command).await,
+            Operation::PersistentReserveIn => self.persistent_in(cdb, command).await,
             Operation::PersistentReserveOut => self.persistent_out(nexus, cdb, command).await,
             _ => self.without_medium(nexus, known, command),
         }
@@ -361,10 +353,6 @@ impl LogicalUnit {
             Operation::ModeSelect => self.mode_select(nexus, cdb, command)?,
             Operation::RequestSense => self.request_sense(nexus, cdb),
             Operation::Release => self.release(nexus)?,
-            Operation::PersistentReserveIn => {
-                let capabilities = Capabilities { can_persist: self.shared.keeping.can() };
-                answer(cdb, &self.state().reservations, capabilities)?
-            }
             Operation::ReportOpcodes => report::opcodes(cdb, |command| self.supports(command))?,
             Operation::ReportTaskManagement => report::task_management(cdb),
             Operation::ReportPortGroups => {

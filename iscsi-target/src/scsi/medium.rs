@@ -1,7 +1,7 @@
 //! Commands that read and write blocks (SBC-3).
 //!
 //! COMPARE AND WRITE, ORWRITE and WRITE ATOMIC are atomic against every other command of the logical unit, by whatever
-//! path it comes: they take it alone (`LogicalUnit::alone`), everything else shares it (`LogicalUnit::share`).
+//! path it comes: they take it alone, everything else shares it (`LogicalUnit::place` and `share`).
 
 use block_io::{Buffer, BufferPool, DeviceInfo, Durability};
 use bytes::Bytes;
@@ -69,7 +69,7 @@ impl LogicalUnit {
         let length = span.length.min(taken);
         let buffer = match length {
             0 => None,
-            _ => Some(pool.take(length as usize).await.map_err(|_| Failure::Status(Status::TaskSetFull))?),
+            _ => Some(take_in_turn(pool, length as usize, command).await?),
         };
         let _shared = self.share().await?;
         if self.options().write_cache && cdb.opcode() >= 0x20 && cdb.byte(1) & FUA != 0 {
@@ -101,7 +101,6 @@ impl LogicalUnit {
         let span = self.span_of(cdb)?;
         let data = Self::sent(span, &command.data_out, self.device().info().logical_block_bytes.into());
         let fua = cdb.opcode() >= 0x20 && cdb.byte(1) & FUA != 0;
-        let _shared = self.share().await?;
         self.store(span, data, self.durability(fua)).await?;
         Ok(ScsiResponse { data_out_wanted: span.length, ..ScsiResponse::good() })
     }
@@ -127,7 +126,6 @@ impl LogicalUnit {
         }
         let data = Self::sent(span, &command.data_out, self.device().info().logical_block_bytes.into());
         let buffer = take_at_once(pool, data.len())?;
-        let _shared = self.share().await?;
         self.store(span, data.clone(), Durability::Durable).await?;
         if !data.is_empty() {
             compare(&self.fetch(span, buffer).await?, &data)?;
@@ -225,7 +223,6 @@ impl LogicalUnit {
         );
         if span.length > 0 {
             let buffer = take_at_once(pool, span.length as usize)?;
-            let _alone = self.alone().await?;
             compare(&self.fetch(span, buffer).await?, &expected)?;
             self.store(span, new, self.durability(cdb.byte(1) & FUA != 0)).await?;
         }
@@ -243,7 +240,6 @@ impl LogicalUnit {
         let data = Self::sent(span, &command.data_out, self.device().info().logical_block_bytes.into());
         if !data.is_empty() {
             let buffer = take_at_once(pool, data.len())?;
-            let _alone = self.alone().await?;
             let mut merged = self.fetch(span, buffer).await?;
             for (byte, bits) in merged.iter_mut().zip(&data) {
                 *byte |= bits;
@@ -259,6 +255,27 @@ const VERIFY_PIECE_BYTES: u64 = 1 << 20;
 
 /// Memory for a command that holds its own data already: it must not wait for more, or commands that all hold some
 /// would wait for each other. The initiator sends it again.
+/// Memory for a command that holds none yet, unless it is aborted meanwhile. One that nobody could tell of an abort does not
+/// wait: the initiator sends it again (SAM-5: TASK SET FULL).
+pub(crate) async fn take_in_turn(
+    pool: &BufferPool,
+    length: usize,
+    command: &ScsiCommand,
+) -> Result<Buffer, Failure> {
+    const FULL: Failure = Failure::Status(Status::TaskSetFull);
+    if let Some(buffer) = pool.try_take(length) {
+        return Ok(buffer);
+    }
+    if command.abort.is_none() {
+        return Err(FULL);
+    }
+    tokio::select! {
+        biased;
+        () = command.aborted() => Err(Failure::Status(Status::TaskAborted)),
+        buffer = pool.take(length) => buffer.map_err(|_| FULL),
+    }
+}
+
 fn take_at_once(pool: &BufferPool, length: usize) -> Result<Buffer, Failure> {
     pool.try_take(length).ok_or(Failure::Status(Status::TaskSetFull))
 }

@@ -31,6 +31,7 @@ use smallvec::SmallVec;
 use tokio::sync::watch;
 
 use reservations::ItNexus;
+use reserving::OrderTurn;
 
 pub use logical_unit::{LogicalUnit, LuIdentity, LuOptions};
 pub use lun_map::{LunMap, LunTaken};
@@ -67,7 +68,7 @@ pub struct ScsiCommand {
     pub expected_data_out: u32,
     /// The most data the initiator takes.
     pub expected_data_in: u32,
-    /// Becomes true when the command is aborted; only for those of `command_table::may_take_long`.
+    /// Becomes true when the command is aborted; for those of `command_table::may_take_long`, and such as may wait for memory.
     pub abort: Option<watch::Receiver<bool>>,
 }
 
@@ -114,6 +115,8 @@ pub struct Preempted {
     pub unit: Arc<LogicalUnit>,
     /// Who.
     pub nexuses: Vec<ItNexus>,
+    /// Nobody else orders or asks anything until this is over.
+    pub(crate) _turn: Arc<OrderTurn>,
 }
 
 impl ScsiResponse {

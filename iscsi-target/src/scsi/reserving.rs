@@ -2,7 +2,9 @@
 //!
 //! Orders of PERSISTENT RESERVE OUT run one at a time: plan ([`Reservations::apply`]), keep what APTPL asks to be kept, and
 //! only then let it count. If it cannot be kept, the order fails and nothing has changed. From the moment it counts, the
-//! gates keep new commands out; those that had passed before are ended by PREEMPT AND ABORT (`server/management.rs`).
+//! gates keep new commands out, and before it is answered those that had passed them are over: waited for, or ended by
+//! PREEMPT AND ABORT (`server/management.rs`). Until then nobody is told what is registered either: whoever finds a node gone
+//! from the list may take over what it wrote to.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -12,7 +14,7 @@ use super::cdb::Cdb;
 use super::command_table::{Class, Command, Operation};
 use super::logical_unit::State;
 use super::reservations::{
-    Around, ItNexus, Legacy, Order, Outcome, PortName, ReservationRecord, Reservations,
+    Around, Capabilities, ItNexus, Legacy, Order, Outcome, PortName, ReservationRecord, Reservations, answer,
 };
 use super::{
     Failure, LogicalUnit, Nexus, PORTAL_GROUP_TAG, Preempted, ScsiCommand, ScsiResponse, Sense, Status,
@@ -37,9 +39,12 @@ pub trait ReservationStore: Send + Sync + std::fmt::Debug {
 #[derive(Debug, Default)]
 pub(super) struct Keeping {
     store: Option<Arc<dyn ReservationStore>>,
-    /// One order at a time.
-    turn: tokio::sync::Mutex<()>,
+    /// One order at a time, until what it ends is over.
+    turn: Arc<tokio::sync::Mutex<()>>,
 }
+
+/// The turn of an order.
+pub(crate) type OrderTurn = tokio::sync::OwnedMutexGuard<()>;
 
 impl Keeping {
     pub(super) fn new(store: Arc<dyn ReservationStore>) -> Self {
@@ -80,7 +85,24 @@ impl LogicalUnit {
         let Some(outcome) = before.purge(key) else { return Ok(0) };
         let count = before.registrations.len() - outcome.next.registrations.len();
         self.bring_into_force(&before, outcome).await?;
+        self.writes_over().await;
         Ok(count)
+    }
+
+    /// Returns when no write that passed the gates by now is under way any more.
+    pub(crate) async fn writes_over(&self) {
+        drop(self.turn().write().await);
+    }
+
+    /// A command that is aborted while it waits for its turn never has it: whom a PREEMPT AND ABORT ends does not register
+    /// itself again behind its back.
+    async fn order_turn(&self, command: &ScsiCommand) -> Result<OrderTurn, Failure> {
+        let turn = tokio::select! {
+            biased;
+            () = command.aborted() => None,
+            turn = Arc::clone(&self.shared.keeping.turn).lock_owned() => Some(turn),
+        };
+        turn.ok_or(Failure::Status(Status::TaskAborted))
     }
 
     /// PERSISTENT RESERVE OUT.
@@ -91,12 +113,30 @@ impl LogicalUnit {
         command: &ScsiCommand,
     ) -> Result<ScsiResponse, Failure> {
         let order = Order::parse(cdb, &command.data_out)?;
-        let _turn = self.shared.keeping.turn.lock().await;
+        let turn = self.order_turn(command).await?;
         let (before, outcome) = self.planned(nexus, &order)?;
         let nexuses = outcome.aborted.clone();
         self.bring_into_force(&before, outcome).await.map_err(|StoreFailed| Sense::INTERNAL_FAILURE)?;
-        let preempted = (!nexuses.is_empty()).then(|| Preempted { unit: Arc::clone(self), nexuses });
-        Ok(ScsiResponse { data_out_wanted: cdb.u32(5).into(), preempted, ..ScsiResponse::good() })
+        let good = ScsiResponse { data_out_wanted: cdb.u32(5).into(), ..ScsiResponse::good() };
+        if nexuses.is_empty() {
+            if order.takes_rights_away() {
+                self.writes_over().await;
+            }
+            return Ok(good);
+        }
+        let preempted = Preempted { unit: Arc::clone(self), nexuses, _turn: Arc::new(turn) };
+        Ok(ScsiResponse { preempted: Some(preempted), ..good })
+    }
+
+    /// PERSISTENT RESERVE IN. What is told is so in every respect: no order is half done.
+    pub(super) async fn persistent_in(
+        &self,
+        cdb: Cdb<'_>,
+        command: &ScsiCommand,
+    ) -> Result<ScsiResponse, Failure> {
+        let _turn = self.order_turn(command).await?;
+        let capabilities = Capabilities { can_persist: self.shared.keeping.can() };
+        Ok(answer(cdb, &self.state().reservations, capabilities)?)
     }
 
     fn planned(&self, nexus: &Nexus, order: &Order) -> Result<(Reservations, Outcome), Failure> {
@@ -135,13 +175,24 @@ impl LogicalUnit {
     }
 
     /// RESERVE(6) and RESERVE(10).
-    pub(super) async fn reserve(&self, nexus: &Nexus, cdb: Cdb<'_>) -> Result<ScsiResponse, Failure> {
+    pub(super) async fn reserve(
+        &self,
+        nexus: &Nexus,
+        cdb: Cdb<'_>,
+        command: &ScsiCommand,
+    ) -> Result<ScsiResponse, Failure> {
         // Extents and third parties are obsolete.
         if cdb.byte(1) & 0x1f != 0 {
             return Err(Sense::INVALID_FIELD.into());
         }
         // A registration that is being made durable counts already: the two kinds exclude each other.
-        let _turn = self.shared.keeping.turn.lock().await;
+        let _turn = self.order_turn(command).await?;
+        self.reserve_now(nexus)?;
+        self.writes_over().await;
+        Ok(ScsiResponse::good())
+    }
+
+    fn reserve_now(&self, nexus: &Nexus) -> Result<(), Failure> {
         let mut state = self.state();
         match state.reservations.legacy(nexus) {
             Legacy::Ignored => {}
@@ -154,7 +205,7 @@ impl LogicalUnit {
                 self.make_exceptional();
             }
         }
-        Ok(ScsiResponse::good())
+        Ok(())
     }
 
     /// RELEASE(6) and RELEASE(10). Releasing what one does not hold is no error (SPC-2).

@@ -4,7 +4,7 @@
 //! |---|---|---|---|
 //! | idle | | all | SANITIZE: running |
 //! | running | SANITIZE | those that only inform; others 2/04/1B with the progress | the end: idle; an error: failed |
-//! | failed | an error of the medium | SANITIZE and those that inform; others 3/31/03 | SANITIZE: running; EXIT FAILURE MODE, if AUSE allowed it: idle |
+//! | failed | an error of the medium | SANITIZE and those that inform; others 3/31/03 | SANITIZE, with AUSE only if AUSE was set before: running; EXIT FAILURE MODE, if AUSE allowed it: idle |
 //!
 //! It runs on by itself: aborts, resets and lost sessions end only the wait of a command without IMMED. All views of a
 //! device share the state, so no path leads around it.
@@ -202,6 +202,10 @@ impl LogicalUnit {
             if *phase == Phase::Running {
                 drop(phase);
                 return Err(state.obstacle().unwrap_or(Sense::SANITIZING).into());
+            }
+            if *phase == (Phase::Failed { may_exit: false }) && may_exit {
+                // Else the way out that was closed would be opened by failing once more (SBC-4 clause 4.11.1).
+                return Err(Sense::INVALID_FIELD.into());
             }
             *phase = Phase::Running;
             let size = self.device().info().size_bytes;

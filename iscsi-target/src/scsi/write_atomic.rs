@@ -47,7 +47,6 @@ impl LogicalUnit {
         }
         check_length(command, span.length)?;
         if span.length > 0 {
-            let _alone = self.alone().await?;
             let result = self.device().write_atomic(span.offset, command.data_out.clone()).await;
             result.map_err(|error| Sense::from_io(&error, span.block))?;
         }

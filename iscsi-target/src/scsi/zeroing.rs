@@ -44,7 +44,6 @@ impl LogicalUnit {
         if unmap && !info.discard {
             return Err(Sense::INVALID_FIELD.into());
         }
-        let _shared = self.share().await?;
         // Unmapping does not look at the pattern, as initiators expect of it (LIO does the same): zeros come back.
         if unmap || pattern.iter().all(|byte| *byte == 0) {
             self.zero(span, unmap).await?;
@@ -103,7 +102,6 @@ impl LogicalUnit {
         if spans.iter().map(|span| span.length).sum::<u64>() > MAX_UNMAP_BYTES {
             return Err(Sense::INVALID_PARAMETER.into());
         }
-        let _shared = self.share().await?;
         for span in spans {
             self.zero(span, true).await?;
         }

@@ -135,7 +135,9 @@ impl Commands {
             let (reads, writes) =
                 (header.flags & request::COMMAND_READ != 0, header.flags & request::COMMAND_WRITE != 0);
             let expected = header.expected_data_transfer_length.get();
-            let abort = command_table::may_take_long(header.cdb[0]).then(|| {
+            let short_of_memory =
+                reads && self.pool.used_bytes() + expected as usize > self.pool.capacity_bytes() / 2;
+            let abort = (short_of_memory || command_table::may_take_long(header.cdb[0])).then(|| {
                 let (sender, receiver) = watch::channel(false);
                 task.abort = Some(sender);
                 receiver
@@ -158,17 +160,6 @@ impl Commands {
             }
             this.ended(tag, &response);
         });
-    }
-
-    /// A command has done all it does to its unit and waits for others only: nobody waits for it.
-    pub(super) fn settle(&self, tag: u32) {
-        let mut tasks = self.state.tasks.borrow_mut();
-        let Some(task) = tasks.get_mut(&tag) else { return };
-        task.phase = Phase::Settled;
-        for waiter in task.waiters.drain(..) {
-            // Whoever waited may have gone with its connection.
-            let _ = waiter.send(());
-        }
     }
 
     fn ended(&self, tag: u32, response: &ScsiResponse) {
@@ -215,16 +206,13 @@ impl Commands {
                 return true;
             }
             luns.push(task.header.lun.get());
-            if !matches!(task.phase, Phase::Running(_) | Phase::Settled) {
+            if !matches!(task.phase, Phase::Running(_)) {
                 gone.push(tag);
                 return false;
             }
             task.aborted = true;
             if let Some(abort) = &task.abort {
                 abort.send_replace(true);
-            }
-            if matches!(task.phase, Phase::Settled) {
-                return true;
             }
             let (sender, receiver) = oneshot::channel();
             task.waiters.push(sender);

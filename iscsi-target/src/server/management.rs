@@ -107,10 +107,9 @@ impl Commands {
         }
     }
 
-    /// End the commands of nexuses that `tag` has preempted (SPC-4 clause 5.12.11.5). Its own work is done, so nobody
-    /// need wait for it meanwhile; two that preempt each other would otherwise wait for good.
+    /// End the commands of nexuses that `tag` has preempted (SPC-4 clause 5.12.11.5). Of two that preempt each other one has the
+    /// turn; the other, which waits for it, is ended.
     pub(super) async fn end_preempted(&self, tag: u32, preempted: &Preempted) {
-        self.settle(tag);
         let units = std::slice::from_ref(&preempted.unit);
         let mut own = Vec::new();
         if preempted.nexuses.iter().any(|nexus| nexus.is(&self.state.nexus)) {
@@ -122,7 +121,7 @@ impl Commands {
             let _ = task.await;
         }
         // Copies were sent to one unit and write to another.
-        preempted.unit.pieces_written().await;
+        preempted.unit.writes_over().await;
     }
 
     /// The tasks that others have in these units end, by whatever target they came.

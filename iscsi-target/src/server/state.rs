@@ -5,7 +5,6 @@
 //! | `Receiving` | a transfer, perhaps a buffer | its last data: ready |
 //! | `Dormant` | all its data, and waits for its turn (`Order`) | the end of what it waits for |
 //! | `Running` | been given to its logical unit | its response, or silently if it was aborted |
-//! | `Settled` | done its work, and waits for commands that it aborted | the same |
 //!
 //! Everything here lives on one worker: `RefCell`s, never borrowed across an await.
 
@@ -48,7 +47,6 @@ pub(super) enum Phase {
     Dormant(Bytes),
     /// In this unit, whatever becomes of the LUN; none where there is none.
     Running(Option<Arc<LogicalUnit>>),
-    Settled,
 }
 
 /// Write data on its way in.

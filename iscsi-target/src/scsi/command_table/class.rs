@@ -72,16 +72,19 @@ pub(super) const fn of(operation: Operation) -> Class {
         | Operation::ReadCapacity16
         | Operation::LogSense
         | Operation::ReportLuns
+        | Operation::ReportPortGroups
+        | Operation::CopyStatus
+        | Operation::CopyParameters
+        | Operation::CopyFailure => Class::Always,
+        Operation::GetLbaStatus
+        | Operation::ModeSense
         | Operation::ReportOpcodes
         | Operation::ReportTaskManagement
-        | Operation::ReportPortGroups => Class::Always,
-        Operation::GetLbaStatus
         | Operation::Read
         | Operation::Verify
         | Operation::Prefetch
         | Operation::ReadDefectData => Class::Reading,
         Operation::ModeSelect
-        | Operation::ModeSense
         | Operation::SendDiagnostic
         | Operation::Write
         | Operation::WriteAndVerify
@@ -92,9 +95,6 @@ pub(super) const fn of(operation: Operation) -> Class {
         | Operation::OrWrite
         | Operation::WriteAtomic
         | Operation::ExtendedCopy
-        | Operation::CopyStatus
-        | Operation::CopyParameters
-        | Operation::CopyFailure
         | Operation::Sanitize
         | Operation::SetPortGroups => Class::Restricted,
         Operation::StartStopUnit => Class::Starting,

@@ -15,8 +15,7 @@ pub(crate) use results::{CopyResults, third_party_page};
 
 use super::cdb::{Cdb, Extent};
 use super::command_table::{self, Command, Operation};
-use super::logical_unit::CopiedTo;
-use super::medium::{Span, span};
+use super::medium::{Span, span, take_in_turn};
 use super::{Failure, LogicalUnit, LunMap, Nexus, ScsiCommand, ScsiResponse, Sense, Status, vpd};
 use parameters::{CopyList, Keep, Segment, Target};
 use results::{Ended, MAX_SEGMENT_BYTES};
@@ -39,7 +38,6 @@ pub(crate) fn is_third_party(operation: Operation) -> bool {
 struct Plan {
     source: Arc<LogicalUnit>,
     destination: Arc<LogicalUnit>,
-    _writes: CopiedTo,
     from: Span,
     to: Span,
 }
@@ -134,7 +132,6 @@ impl Copier<'_> {
 
     fn plan(&self, list: &CopyList, segment: &Segment) -> Result<Plan, Failure> {
         let (source, destination) = (self.unit(list, segment.source)?, self.unit(list, segment.destination)?);
-        let _writes = destination.copied_to();
         admitted(&source, self.nexus, READ_16)?;
         admitted(&destination, self.nexus, WRITE_16)?;
         let (from, to) = (source.device().info(), destination.device().info());
@@ -153,7 +150,7 @@ impl Copier<'_> {
         };
         let from = place(segment.source_block, &from)?;
         let to = place(segment.destination_block, &to)?;
-        Ok(Plan { source, destination, _writes, from, to })
+        Ok(Plan { source, destination, from, to })
     }
 
     async fn copy_segment(&self, plan: &Plan) -> Result<(), Failure> {
@@ -176,8 +173,7 @@ impl Copier<'_> {
 
     async fn copy_piece(&self, plan: &Plan, at: u64, bytes: u64) -> Result<(), Failure> {
         // Copies may wait for memory though each holds its list: there are few of them, and lists are short.
-        let buffer =
-            self.pool.take(bytes as usize).await.map_err(|_| Failure::Status(Status::TaskSetFull))?;
+        let buffer = take_in_turn(self.pool, bytes as usize, self.command).await?;
         let from = Span { offset: plan.from.offset + at, length: bytes, ..plan.from };
         let to = Span { offset: plan.to.offset + at, length: bytes, ..plan.to };
         let data = {
@@ -187,7 +183,7 @@ impl Copier<'_> {
         };
         let durability = plan.destination.durability(false);
         let _shared = plan.destination.share().await?;
-        // Somebody may have reserved it since the copy began, and then counts on this (`LogicalUnit::pieces_written`).
+        // Somebody may have reserved it since the copy began, and then counts on this (`LogicalUnit::writes_over`).
         admitted(&plan.destination, self.nexus, WRITE_16)?;
         plan.destination.store(to, data, durability).await.map_err(third_party)
     }

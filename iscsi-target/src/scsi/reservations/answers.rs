@@ -52,10 +52,10 @@ fn reservation(state: &Reservations) -> Vec<u8> {
     with_header(state, &body)
 }
 
-/// CRH, SIP_C, ATP_C and PTPL_C; TMV, ALLOW COMMANDS 001b (TEST UNIT READY is always allowed) and PTPL_A.
+/// CRH, SIP_C, ATP_C and PTPL_C; TMV, ALLOW COMMANDS 011b (what informs passes, beside Write Exclusive MODE SENSE too) and PTPL_A.
 fn report_capabilities(state: &Reservations, capabilities: Capabilities) -> Vec<u8> {
     let can = 0x1c | u8::from(capabilities.can_persist);
-    let does = 0x90 | u8::from(state.persists);
+    let does = 0xb0 | u8::from(state.persists);
     vec![0, 8, can, does, TYPE_MASK[0], TYPE_MASK[1], 0, 0]
 }
 

@@ -86,6 +86,11 @@ impl Order {
         Ok(Self { key: u64_at(list, 0), scope_and_type: cdb.byte(2), action })
     }
 
+    /// Somebody may not write any more who could.
+    pub(crate) fn takes_rights_away(&self) -> bool {
+        matches!(self.action, Action::Reserve | Action::Preempt { .. } | Action::Move(_))
+    }
+
     /// The type asked for, of the one scope there is (logical unit).
     pub(super) fn kind(&self) -> Result<Kind, Failure> {
         let logical_unit = self.scope_and_type >> 4 == 0;

@@ -38,7 +38,7 @@ impl Reservations {
         }
         for id in order.others.iter().flatten() {
             for port in &ports {
-                next.register_other(id, port, order.new_key, around)?;
+                next.register_other(self, id, port, order.new_key, around)?;
             }
         }
         Ok(Outcome::quiet(next))
@@ -87,9 +87,10 @@ impl Reservations {
         Ok(())
     }
 
-    /// SPEC_I_PT: a port that is named is registered unless it is already.
+    /// SPEC_I_PT: a port that is named is registered, if none of its nexuses was `before`.
     fn register_other(
         &mut self,
+        before: &Self,
         id: &TransportId,
         port: &PortName,
         key: u64,
@@ -105,9 +106,11 @@ impl Reservations {
         }
         for isid in isids {
             let nexus = id.nexus(isid, port);
-            if self.key_of(&nexus).is_none() {
-                self.set_key(&nexus, port.relative, key)?;
+            if before.key_of(&nexus).is_some() {
+                // It would keep its key while the sender takes it for changed (SPC-4 clause 5.13.7, table 67).
+                return Err(Sense::INVALID_PARAMETER);
             }
+            self.set_key(&nexus, port.relative, key)?;
         }
         Ok(())
     }

@@ -276,6 +276,14 @@ fn registering_others_and_every_port() {
     assert_eq!(world.result("a", &Sent::new(0, 9, 8).others(&ids)), Err(Sense::INVALID_FIELD.into()));
     let nothing = World::default().result("a", &Sent::new(0, 0, 0).others(&ids)).unwrap();
     assert_eq!(nothing.next, Reservations::default(), "neither key: nothing is done");
+    for named in [id("b", Some(port)), id("b", None)] {
+        let again = world.result("d", &Sent::new(0, 0, 8).flags(4).others(&named));
+        assert_eq!(
+            again,
+            Err(Sense::INVALID_PARAMETER.into()),
+            "registered: its key would not be the sender's"
+        );
+    }
     let unknown = id("nobody", None);
     let refused = World::default().result("a", &Sent::new(0, 0, 9).others(&unknown));
     assert_eq!(refused, Err(Sense::INVALID_PARAMETER.into()), "a device of which no port is known");
@@ -351,7 +359,7 @@ fn answers_are_whole_though_they_are_cut() {
     assert_eq!(world.read(0, 255)[8..], [[0, 0, 0, 0, 0, 0, 0, 1], [0, 0, 0, 0, 0, 0, 0, 2]].concat());
     let held = [&[0, 0, 0, 2, 0, 0, 0, 16][..], &1u64.to_be_bytes(), &[0, 0, 0, 0, 0, 6, 0, 0]].concat();
     assert_eq!(world.read(1, 255), held);
-    assert_eq!(world.read(2, 255), [0, 8, 0x1d, 0x90, 0xea, 0x01, 0, 0]);
+    assert_eq!(world.read(2, 255), [0, 8, 0x1d, 0xb0, 0xea, 0x01, 0, 0]);
     let full = world.read(3, 1024);
     let id = [&b"iqn.2026-11.com.example:a,i,0x800000000001\0\0"[..]].concat();
     assert_eq!(full[8..16], 1u64.to_be_bytes());
@@ -365,7 +373,7 @@ fn answers_are_whole_though_they_are_cut() {
     world.send("a", &Sent::new(1, 1, 0).kind(8));
     assert_eq!(world.read(1, 255)[8..16], [0; 8], "all registrants: no one key");
     world.send("a", &Sent::new(6, 0, 5).flags(1));
-    assert_eq!(world.read(2, 255)[3], 0x91, "PTPL_A");
+    assert_eq!(world.read(2, 255)[3], 0xb1, "PTPL_A");
 }
 
 #[test]
@@ -401,7 +409,7 @@ fn rights_are_those_of_the_table() {
         );
         assert!(may("x", &[0x1e]) && !may("x", &[0x1e, 0, 0, 0, 1]));
         assert!(may("x", &[0x00]) && may("x", &[0x12]) && may("x", &[0x5e, 0]) && may("x", &[0x5f, 0]));
-        assert!(!may("x", &[0x1a]) && !may("x", &[0x35]));
+        assert!(may("x", &[0x1a]) == reads && !may("x", &[0x15]) && !may("x", &[0x35]));
     }
     assert!(Reservations::default().admits(&nexus("x"), Class::Restricted, Cdb(&[0x2a])));
 }

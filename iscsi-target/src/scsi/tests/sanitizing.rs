@@ -208,12 +208,15 @@ fn after_a_failure_the_medium_stays_closed_until_it_is_repeated_or_left() {
         assert_eq!(codes(&bench.send_now(0, &overwrite(0, 5), &PATTERN).await), (3, 0x31, 3));
         assert_eq!(codes(&bench.send_now(0, &READ, &[]).await), (3, 0x31, 3));
         assert_eq!(codes(&bench.send_now(0, &EXIT, &[]).await), (5, 0x24, 0), "AUSE was not set");
-        assert_eq!(codes(&bench.send_now(0, &overwrite(0x20, 5), &PATTERN).await), (3, 0x31, 3));
-        assert_eq!(bench.send_now(0, &EXIT, &[]).await.status, Status::Good);
-        assert_eq!(bench.send_now(0, &READ, &[]).await.status, Status::Good);
-        assert_eq!(codes(&bench.send_now(0, &overwrite(0, 5), &PATTERN).await), (3, 0x31, 3));
+        let loosened = bench.send_now(0, &overwrite(0x20, 5), &PATTERN).await;
+        assert_eq!(codes(&loosened), (5, 0x24, 0), "no way out by failing once more");
+        assert_eq!(codes(&bench.send_now(0, &EXIT, &[]).await), (5, 0x24, 0));
         failing(false);
         assert_eq!(bench.send_now(0, &overwrite(0, 5), &PATTERN).await.status, Status::Good, "repeated");
+        assert_eq!(bench.send_now(0, &READ, &[]).await.status, Status::Good);
+        failing(true);
+        assert_eq!(codes(&bench.send_now(0, &overwrite(0x20, 5), &PATTERN).await), (3, 0x31, 3));
+        assert_eq!(bench.send_now(0, &EXIT, &[]).await.status, Status::Good);
         assert_eq!(bench.send_now(0, &READ, &[]).await.status, Status::Good);
     });
 }
