@@ -4,6 +4,7 @@
 //! cannot be, is an error that names the line.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 
 use block_io::runtime::EngineChoice;
@@ -37,6 +38,8 @@ pub(crate) struct Config {
     pub(crate) engine: EngineName,
     /// Cap on buffer memory.
     pub(crate) memory: Memory,
+    /// How much a second SANITIZE overwrites of a volume at most.
+    pub(crate) sanitize_rate: Option<Rate>,
     /// What is logged: `error`, `warn`, `info`, `debug`, `trace`, or a filter of tracing's.
     pub(crate) log: String,
 }
@@ -53,6 +56,7 @@ impl Default for Config {
             workers: 0,
             engine: EngineName::Auto,
             memory: Memory(DEFAULT_MEMORY_BYTES),
+            sanitize_rate: None,
             log: "info".into(),
         }
     }
@@ -67,6 +71,11 @@ pub(crate) struct Portal(pub(crate) SocketAddr);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub(crate) struct Memory(pub(crate) u64);
+
+/// Bytes a second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub(crate) struct Rate(pub(crate) NonZeroU64);
 
 /// Permission bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -109,6 +118,9 @@ pub(crate) enum ValueError {
     /// Too little to work.
     #[error("memory = \"{0}\" is too little: at least {least}", least = Size(MIN_MEMORY_BYTES))]
     TooLittle(Size),
+    /// Nothing would ever get done.
+    #[error("\"{0}\" a second is no rate: leave it out if there is to be no limit")]
+    NoRate(String),
     /// Not octal permissions.
     #[error("\"{0}\" are no permissions: write them in octal, as in \"0660\"")]
     Mode(String),
@@ -138,6 +150,14 @@ impl TryFrom<String> for Memory {
             return Err(ValueError::TooLittle(size));
         }
         Ok(Self(size.0))
+    }
+}
+
+impl TryFrom<String> for Rate {
+    type Error = ValueError;
+    fn try_from(text: String) -> Result<Self, ValueError> {
+        let size: Size = text.parse()?;
+        NonZeroU64::new(size.0).map(Self).ok_or(ValueError::NoRate(text))
     }
 }
 
@@ -249,7 +269,7 @@ mod tests {
         let config = parse(
             "portals = ['10.0.0.1', '[::1]:3261', '2001:db8::1']\nscan = ['disks/*.img', '/dev/disk/by-id/x']\nsocket = 's'\n\
              socket_mode = '0600'\nsocket_group = 'disk'\nstate_dir = '/s'\nworkers = 3\nengine = 'io_uring'\n\
-             memory = '1GiB'\nlog = 'debug'\n",
+             memory = '1GiB'\nsanitize_rate = '100MiB'\nlog = 'debug'\n",
         )
         .unwrap();
         let portals: Vec<String> = config.portals.iter().map(|portal| portal.0.to_string()).collect();
@@ -258,6 +278,7 @@ mod tests {
         assert_eq!(config.socket, Path::new("/etc/labsan/s"));
         assert_eq!((config.socket_mode.0, config.data_workers(), config.memory.0), (0o600, 3, 1 << 30));
         assert_eq!(config.engine, EngineName::IoUring);
+        assert_eq!(config.sanitize_rate, NonZeroU64::new(100 << 20).map(Rate));
     }
 
     #[test]
@@ -266,6 +287,7 @@ mod tests {
             ("workers = 1\n\nworker = 2\n", "labsan.toml, line 3: unknown field `worker`"),
             ("memory = '1MB'", "labsan.toml, line 1: \"1MB\" could mean two sizes"),
             ("\nmemory = '1MiB'", "line 2: memory = \"1 MiB\" is too little: at least 64 MiB"),
+            ("sanitize_rate = '0'", "line 1: \"0\" a second is no rate"),
             ("portals = ['x']", "line 1: \"x\" is no address"),
             ("portals = []", "portals: no address"),
             ("engine = 'fast'", "unknown variant `fast`"),

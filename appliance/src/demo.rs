@@ -139,6 +139,7 @@ impl Demo {
             workers: 0,
             engine: self.args.engine,
             memory: Memory(DEFAULT_MEMORY_BYTES),
+            sanitize_rate: None,
             log: "warn".into(),
         }
     }
@@ -206,7 +207,12 @@ impl Demo {
         };
         arrays::create(daemon, array).await?;
         let volume = VolumePath::new(ARRAY, VOLUME)?;
-        let create = CreateVolume { name: volume.clone(), size_bytes: None, write_cache: false };
+        let create = CreateVolume {
+            name: volume.clone(),
+            size_bytes: None,
+            write_cache: false,
+            physical_block_bytes: None,
+        };
         volumes::create(daemon, create).await?;
         let create = CreateTarget { iqn: TARGET.into(), alias: Some("labsan demo".into()) };
         targets::create(daemon, create).await?;

@@ -300,7 +300,10 @@ fn volume_code(error: &VolumeError) -> ErrorCode {
     match error {
         VolumeError::Exists(_) => ErrorCode::Different,
         VolumeError::Unknown(_) => ErrorCode::NotFound,
-        VolumeError::BadSize(_) | VolumeError::BadName(_) | VolumeError::TooMany(_) => ErrorCode::Invalid,
+        VolumeError::BadSize(_)
+        | VolumeError::BadPhysicalBlock(_)
+        | VolumeError::BadName(_)
+        | VolumeError::TooMany(_) => ErrorCode::Invalid,
         VolumeError::NoRoom { .. } => ErrorCode::NoSpace,
         VolumeError::Shrinks { .. } => ErrorCode::Unsafe,
         VolumeError::Document(error) => document_code(error),

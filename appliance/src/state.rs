@@ -75,7 +75,7 @@ impl Daemon {
             workers,
             pool: BufferPool::new(memory),
             environment,
-            targets: Targets::default(),
+            targets: Targets::new(config.sanitize_rate.map(|rate| rate.0)),
             events: EventLog::new(),
             started: Instant::now(),
             turn: tokio::sync::Mutex::new(()),

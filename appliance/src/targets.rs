@@ -4,6 +4,7 @@
 //! failed in the middle. A volume that is mapped in several places is one logical unit there, with one state.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use block_io::BufferPool;
@@ -50,6 +51,8 @@ impl TargetsError {
 /// Targets, and the server once it was started.
 #[derive(Debug)]
 pub(crate) struct Targets {
+    /// Of every unit.
+    sanitize_rate: Option<NonZeroU64>,
     registry: Arc<TargetRegistry>,
     server: Mutex<Option<TargetServer>>,
     units: Mutex<Vec<Weak<LogicalUnit>>>,
@@ -61,18 +64,18 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Default for Targets {
-    fn default() -> Self {
+impl Targets {
+    /// `sanitize_rate`: bytes a second.
+    pub(crate) fn new(sanitize_rate: Option<NonZeroU64>) -> Self {
         Self {
+            sanitize_rate,
             registry: TargetRegistry::new(),
             server: Mutex::default(),
             units: Mutex::default(),
             kept: Mutex::default(),
         }
     }
-}
 
-impl Targets {
     /// Carry out one step. `backing` is what a LUN to be mapped stands for; without one it waits for its array.
     pub(crate) async fn apply(&self, step: &Step, backing: Option<Backing>) -> Result<(), TargetsError> {
         match step {
@@ -154,7 +157,8 @@ impl Targets {
         if let Some(unit) = known.iter().find(|unit| unit.options().read_only == read_only) {
             return Ok(Arc::clone(unit));
         }
-        let options = LuOptions { read_only, write_cache: volume.write_cache() };
+        let options =
+            LuOptions { read_only, write_cache: volume.write_cache(), sanitize_rate: self.sanitize_rate };
         let unit = match known.first() {
             Some(other) => other.view(options),
             None => {

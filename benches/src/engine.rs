@@ -105,7 +105,12 @@ impl Engine {
         let workers = WorkerPool::start(detect(EngineChoice::IoUring)?, DATA_WORKERS)?;
         let (array, volume) = wait_for(&workers, 0, move || async move {
             let array = create(spec, &Environment { hostname: "bench".to_owned() }).await?;
-            let volume = VolumeSpec { name: "v".to_owned(), size_bytes: volume_bytes, write_cache: false };
+            let volume = VolumeSpec {
+                name: "v".to_owned(),
+                size_bytes: volume_bytes,
+                write_cache: false,
+                physical_block_bytes: None,
+            };
             let volume = array.create_volume(volume).await?;
             for offset in (0..volume_bytes).step_by(FILL_BYTES as usize) {
                 let length = FILL_BYTES.min(volume_bytes - offset);

@@ -58,6 +58,8 @@ pub struct DeviceInfo {
     pub volatile_write_cache: bool,
     /// `discard` frees space.
     pub discard: bool,
+    /// Space comes free only in whole runs of this length (and alignment). 0 if that is the physical block.
+    pub discard_grain_bytes: u64,
     /// How ranges are zeroed.
     pub zeroing: Zeroing,
     /// Blocks are allocated on first write, so a write may end in `NoSpace` (a sparse file).

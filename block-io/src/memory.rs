@@ -80,6 +80,7 @@ impl BlockDevice for MemoryDevice {
             optimal_write_bytes: 0,
             volatile_write_cache: false,
             discard: true,
+            discard_grain_bytes: 0,
             zeroing: Zeroing::Cheap,
             thin: false,
             read_only: false,

@@ -285,6 +285,9 @@ pub(crate) enum VolumeCommand {
         /// `on`: acknowledge writes from memory; SYNCHRONIZE CACHE and FUA make them durable.
         #[arg(long, value_enum, default_value_t)]
         write_cache: OnOff,
+        /// The physical block that initiators are told, for those that cannot stand 4096: 512 or 4096 [default: as the disks].
+        #[arg(long, value_name = "BYTES", value_parser = parse_physical_block)]
+        physical_block: Option<u32>,
     },
     /// All volumes.
     List,
@@ -431,6 +434,11 @@ pub(crate) enum SessionCommand {
 
 fn parse_level(text: &str) -> Result<u32, raid_core::geometry::UnknownLevel> {
     text.parse::<raid_core::geometry::Level>().map(raid_core::geometry::Level::number)
+}
+
+fn parse_physical_block(text: &str) -> Result<u32, String> {
+    let known = labsan_api::volume::PHYSICAL_BLOCKS.into_iter().find(|bytes| bytes.to_string() == text);
+    known.ok_or_else(|| "a physical block has 512 or 4096 bytes".to_owned())
 }
 
 #[cfg(test)]

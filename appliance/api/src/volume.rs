@@ -16,6 +16,9 @@ pub struct Volume {
     pub size_bytes: u64,
     /// Writes are acknowledged from memory.
     pub write_cache: bool,
+    /// The physical block that initiators are told, in bytes, where it is not what the disks have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub physical_block_bytes: Option<u32>,
     /// Where it is mapped: `(target, LUN)`.
     pub mapped: Vec<Mapping>,
 }
@@ -38,6 +41,9 @@ pub struct Volumes {
     pub volumes: Vec<Volume>,
 }
 
+/// Physical blocks that initiators can be told, in bytes.
+pub const PHYSICAL_BLOCKS: [u32; 2] = [512, 4096];
+
 /// Body of `POST /v1/volumes`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -50,6 +56,9 @@ pub struct CreateVolume {
     /// Acknowledge writes from memory.
     #[serde(default)]
     pub write_cache: bool,
+    /// Tell initiators this physical block, in bytes: 512 or 4096. What the disks have if absent.
+    #[serde(default)]
+    pub physical_block_bytes: Option<u32>,
 }
 
 /// Body of `PATCH /v1/volumes/ARRAY/VOLUME`.

@@ -36,6 +36,7 @@ fn shown(array: &str, volume: &raid_core::volume::Volume, document: &SanDocument
         uuid: record.uuid,
         size_bytes: record.size_bytes,
         write_cache: record.write_cache,
+        physical_block_bytes: record.physical_block_bytes,
         mapped: document.mappings(record.uuid).map(mapping).collect(),
     }
 }
@@ -55,7 +56,12 @@ pub(crate) async fn create(daemon: &Arc<Daemon>, request: CreateVolume) -> Resul
             Some(free).filter(|free| *free > 0).ok_or_else(|| Failure::Full(name.array.clone()))?
         }
     };
-    let spec = VolumeSpec { name: name.volume.clone(), size_bytes, write_cache: request.write_cache };
+    let spec = VolumeSpec {
+        name: name.volume.clone(),
+        size_bytes,
+        write_cache: request.write_cache,
+        physical_block_bytes: request.physical_block_bytes,
+    };
     array.create_volume(spec).await.map_err(|source| Failure::Volume { volume: name.clone(), source })?;
     let size = Size(size_bytes);
     Ok(match there {

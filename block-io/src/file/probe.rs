@@ -86,6 +86,7 @@ fn probe_file(file: &File, metadata: &Metadata, direct: bool, read_only: bool) -
         // Even on a disk without a cache, the file system's own metadata is written later.
         volatile_write_cache: true,
         discard: punches,
+        discard_grain_bytes: 0,
         zeroing: if punches { Zeroing::Cheap } else { Zeroing::Slow },
         thin: metadata.blocks().saturating_mul(512) < size_bytes,
         read_only,
@@ -174,6 +175,7 @@ fn probe_block_device(
         // The page cache is a volatile cache too.
         volatile_write_cache: queue.volatile_write_cache || alignment.granule_bytes == 1,
         discard: queue.discard && queue.write_zeroes && !read_only,
+        discard_grain_bytes: 0,
         zeroing: if queue.write_zeroes { Zeroing::Cheap } else { Zeroing::Slow },
         thin: false,
         read_only: read_only || write_protected != 0,

@@ -12,12 +12,17 @@ use crate::output::lists;
 
 pub(super) async fn run(context: &Context, command: VolumeCommand) -> Outcome {
     match command {
-        VolumeCommand::Create { volume, size, write_cache } => {
+        VolumeCommand::Create { volume, size, write_cache, physical_block } => {
             let size_bytes = match size {
                 SizeOrMax::Size(size) => Some(size.0),
                 SizeOrMax::Max => None,
             };
-            let body = CreateVolume { name: volume, size_bytes, write_cache: write_cache == OnOff::On };
+            let body = CreateVolume {
+                name: volume,
+                size_bytes,
+                write_cache: write_cache == OnOff::On,
+                physical_block_bytes: physical_block,
+            };
             context.done(&context.client.send(Method::POST, paths::VOLUMES, &body).await?)
         }
         VolumeCommand::List => {

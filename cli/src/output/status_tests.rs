@@ -49,6 +49,7 @@ fn lun0() -> Volume {
         uuid: Uuid::from_u128(2),
         size_bytes: 256 << 20,
         write_cache: false,
+        physical_block_bytes: None,
         mapped: vec![Mapping { target: "iqn.2026-11.org.labsan:demo".into(), lun: 0, read_only: true }],
     }
 }

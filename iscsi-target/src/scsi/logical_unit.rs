@@ -4,6 +4,7 @@
 //! write protection, and then that of `sanitize`. Where there is nothing to be told and nobody has reserved it, all of
 //! that costs one atomic load.
 
+use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -39,6 +40,8 @@ pub struct LuOptions {
     pub read_only: bool,
     /// WCE: writes are acknowledged before they are durable.
     pub write_cache: bool,
+    /// SANITIZE overwrites no more bytes than this a second, so that others get at the disks. None: as fast as it can.
+    pub sanitize_rate: Option<NonZeroU64>,
 }
 
 #[derive(Debug, Default)]

@@ -9,11 +9,14 @@
 //! It runs on by itself: aborts, resets and lost sessions end only the wait of a command without IMMED. All views of a
 //! device share the state, so no path leads around it.
 
+use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use block_io::{Durability, IoError};
 
@@ -245,10 +248,12 @@ impl LogicalUnit {
     }
 
     async fn erase_everything(&self) -> Result<(), IoError> {
-        let size = self.device().info().size_bytes;
+        let info = self.device().info();
+        // Whole runs, or their space would not come free.
+        let piece = ERASE_BYTES.next_multiple_of(info.discard_grain_bytes.max(1));
         let mut done = 0;
-        while done < size {
-            let length = ERASE_BYTES.min(size - done);
+        while done < info.size_bytes {
+            let length = piece.min(info.size_bytes - done);
             self.device().discard(done, length).await?;
             done += length;
             self.sanitizing().done_bytes.store(done, Ordering::Relaxed);
@@ -260,15 +265,24 @@ impl LogicalUnit {
         let size = self.device().info().size_bytes;
         let block: Vec<u8> = block.iter().map(|byte| if inverted { !byte } else { *byte }).collect();
         let piece = Bytes::from(block.repeat((OVERWRITE_BYTES as usize / block.len().max(1)).max(1)));
-        let mut done = 0;
+        let (began, mut done) = (Instant::now(), 0);
         while done < size {
             let length = (piece.len() as u64).min(size - done);
             self.device().write(done, piece.slice(..length as usize), Durability::Durable).await?;
             done += length;
             self.sanitizing().done_bytes.fetch_add(length, Ordering::Relaxed);
+            if let Some(rate) = self.options().sanitize_rate {
+                tokio::time::sleep_until(began + time_for(done, rate)).await;
+            }
         }
         self.device().flush().await
     }
+}
+
+/// What so many bytes take at a rate of bytes a second.
+fn time_for(bytes: u64, rate: NonZeroU64) -> Duration {
+    let millis = u128::from(bytes) * 1000 / u128::from(rate.get());
+    Duration::from_millis(u64::try_from(millis).unwrap_or(u64::MAX))
 }
 
 /// How sanitizing ended; why it failed is in the log.

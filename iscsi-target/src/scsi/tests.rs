@@ -229,7 +229,7 @@ fn zeroing_by_write_same_and_unmap() {
 
 #[test]
 fn a_read_only_unit_takes_no_writes() {
-    let bench = Bench::new(LuOptions { read_only: true, write_cache: false });
+    let bench = Bench::new(LuOptions { read_only: true, ..LuOptions::default() });
     for command in command_table::all().filter(|command| command.writes) {
         let mut cdb = vec![0; 16];
         (cdb[0], cdb[1]) = (command.opcode, command.service_action.unwrap_or(0));
@@ -241,7 +241,7 @@ fn a_read_only_unit_takes_no_writes() {
 #[test]
 fn the_write_cache_is_told_truthfully() {
     for write_cache in [false, true] {
-        let bench = Bench::new(LuOptions { read_only: false, write_cache });
+        let bench = Bench::new(LuOptions { write_cache, ..LuOptions::default() });
         let page = bench.data(&[0x1a, 8, 0x08, 0, 255, 0]);
         assert_eq!(page[4 + 2] & 4 != 0, write_cache);
     }

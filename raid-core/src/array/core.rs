@@ -182,8 +182,8 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What the array can do, from what its members can.
-pub(crate) fn combined_info(geometry: &Geometry, members: &[DeviceInfo]) -> DeviceInfo {
+/// What the array can do, from what its members can. `region_bytes`: of the written map.
+pub(crate) fn combined_info(geometry: &Geometry, region_bytes: u64, members: &[DeviceInfo]) -> DeviceInfo {
     let all = |ability: fn(&DeviceInfo) -> bool| members.iter().all(ability);
     DeviceInfo {
         size_bytes: geometry.size_bytes(),
@@ -193,6 +193,7 @@ pub(crate) fn combined_info(geometry: &Geometry, members: &[DeviceInfo]) -> Devi
         volatile_write_cache: !all(|m| !m.volatile_write_cache),
         // Where members cannot, zeros are written instead: clients always get zeros back.
         discard: true,
+        discard_grain_bytes: geometry.data_bytes_of_members(region_bytes),
         zeroing: if all(|m| m.zeroing == Zeroing::Cheap) { Zeroing::Cheap } else { Zeroing::Slow },
         thin: !all(|m| !m.thin),
         read_only: false,

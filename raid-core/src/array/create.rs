@@ -347,7 +347,7 @@ pub(super) fn new_core(
         uuid: control.template.array_uuid,
         geometry,
         policy,
-        info: combined_info(&geometry, &infos),
+        info: combined_info(&geometry, map.region_bytes(), &infos),
         kernel: parity::best(),
         table: ArcSwap::from_pointee(table),
         locks: UnitLocks::new(),

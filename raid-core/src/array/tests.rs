@@ -514,6 +514,7 @@ fn volumes_keep_their_bytes_and_start_as_zeros() {
             name: name.to_owned(),
             size_bytes: mib << 20,
             write_cache: false,
+            physical_block_bytes: None,
         };
         let first = world.array.create_volume(spec("first", 4)).await.unwrap();
         first.write(0, vec![7; 4 << 20].into(), Durability::Durable).await.unwrap();
@@ -683,7 +684,12 @@ fn used_disks_that_cannot_be_zeroed_cheaply_are_synced_in_the_background() {
                 .collect();
             let mut world = World::over(disks, level, members).await;
             assert_eq!(world.array.status().await.state, ArrayState::Resyncing, "{level}");
-            let spec = VolumeSpec { name: "v".to_owned(), size_bytes: 1 << 20, write_cache: false };
+            let spec = VolumeSpec {
+                name: "v".to_owned(),
+                size_bytes: 1 << 20,
+                write_cache: false,
+                physical_block_bytes: None,
+            };
             let volume = world.array.create_volume(spec).await.unwrap();
             let (bytes, result) = volume.read(0, Buffer::zeroed(1 << 20)).await;
             result.unwrap();
@@ -770,7 +776,12 @@ fn a_document_that_a_crash_left_on_one_member_outlives_that_member() {
         // The daemon dies when the first member has the new document and the second does not.
         let layout = world.array.core.table().active().next().unwrap().1.layout.clone();
         let before = world.disks[1].inner.contents();
-        let spec = VolumeSpec { name: "v".to_owned(), size_bytes: 1 << 20, write_cache: false };
+        let spec = VolumeSpec {
+            name: "v".to_owned(),
+            size_bytes: 1 << 20,
+            write_cache: false,
+            physical_block_bytes: None,
+        };
         world.array.create_volume(spec).await.unwrap();
         world.array.core.stopping.store(true, Ordering::Release);
         for region in layout.config {
@@ -797,7 +808,12 @@ fn a_spare_that_was_away_learns_the_document_before_it_holds_data() {
         world.array.stop().await.unwrap();
         world.array = world.assemble(&[2], false).await.unwrap();
         for name in ["a", "b", "c"] {
-            let spec = VolumeSpec { name: name.to_owned(), size_bytes: 1 << 20, write_cache: false };
+            let spec = VolumeSpec {
+                name: name.to_owned(),
+                size_bytes: 1 << 20,
+                write_cache: false,
+                physical_block_bytes: None,
+            };
             world.array.create_volume(spec).await.unwrap();
         }
         world.array.stop().await.unwrap();
@@ -851,6 +867,7 @@ fn a_write_under_way_never_lands_in_space_that_was_given_to_another_volume() {
             name: name.to_owned(),
             size_bytes: mib << 20,
             write_cache: false,
+            physical_block_bytes: None,
         };
         // Its second half lies behind another volume, so that a write across the middle is two.
         let old = world.array.create_volume(spec("old", 1)).await.unwrap();
@@ -1045,7 +1062,12 @@ fn unreadable_metadata_of_one_member_does_not_keep_the_array_from_starting() {
     for (level, members) in SHAPES {
         run(async {
             let mut world = World::new(level, members, 0).await;
-            let spec = VolumeSpec { name: "v".to_owned(), size_bytes: 1 << 20, write_cache: false };
+            let spec = VolumeSpec {
+                name: "v".to_owned(),
+                size_bytes: 1 << 20,
+                write_cache: false,
+                physical_block_bytes: None,
+            };
             let volume = world.array.create_volume(spec).await.unwrap();
             volume.write(0, block(3).into(), Durability::Durable).await.unwrap();
             let layout = world.array.core.table().active().next().unwrap().1.layout.clone();
@@ -1073,7 +1095,12 @@ fn space_that_md_wrote_to_meanwhile_is_zeroed_before_it_is_given_away() {
             disk.inner.tamper(|bytes| bytes[data..data + (2 << 20)].fill(0x3d));
         }
         world.array = world.assemble(&[], false).await.unwrap();
-        let spec = VolumeSpec { name: "v".to_owned(), size_bytes: 1 << 20, write_cache: false };
+        let spec = VolumeSpec {
+            name: "v".to_owned(),
+            size_bytes: 1 << 20,
+            write_cache: false,
+            physical_block_bytes: None,
+        };
         let volume = world.array.create_volume(spec).await.unwrap();
         let (bytes, result) = volume.read(0, Buffer::zeroed(1 << 20)).await;
         result.unwrap();

@@ -20,7 +20,7 @@ use crate::volume::{NoRoom, Volume, VolumeSpec, extents};
 #[derive(Debug, thiserror::Error)]
 pub enum VolumeError {
     /// There is one of that name.
-    #[error("volume {0} exists already, with another size or write cache")]
+    #[error("volume {0} exists already, with another size, write cache or physical block")]
     Exists(String),
     /// There is none of that name.
     #[error("there is no volume {0}")]
@@ -28,6 +28,9 @@ pub enum VolumeError {
     /// A size that is no multiple of 4 KiB, or none at all.
     #[error("a volume's size is a multiple of 4096 bytes, at least one, not {0}")]
     BadSize(u64),
+    /// A physical block that is none.
+    #[error("a volume's physical block has 512 or 4096 bytes, not {0}")]
+    BadPhysicalBlock(u32),
     /// A name that cannot be one.
     #[error(
         "{0:?} cannot be a volume's name: use 1 to 64 letters, digits, '.', '_' or '-', not starting with '.' or '-'"
@@ -90,10 +93,15 @@ impl Array {
             return Err(VolumeError::BadName(spec.name));
         }
         check_size(spec.size_bytes)?;
+        if let Some(bytes) = spec.physical_block_bytes.filter(|bytes| !matches!(bytes, 512 | 4096)) {
+            return Err(VolumeError::BadPhysicalBlock(bytes));
+        }
         let _turn = self.core.volume_turn.lock().await;
         if let Some(volume) = self.volume(&spec.name) {
             let record = volume.record();
-            let same = record.size_bytes == spec.size_bytes && record.write_cache == spec.write_cache;
+            let same = record.size_bytes == spec.size_bytes
+                && record.write_cache == spec.write_cache
+                && record.physical_block_bytes == spec.physical_block_bytes;
             return if same { Ok(volume) } else { Err(VolumeError::Exists(spec.name)) };
         }
         let document = self.document().await;
@@ -107,6 +115,7 @@ impl Array {
             name: spec.name,
             size_bytes: spec.size_bytes,
             write_cache: spec.write_cache,
+            physical_block_bytes: spec.physical_block_bytes,
             extents,
             created: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
             other: std::collections::BTreeMap::new(),
@@ -132,11 +141,21 @@ impl Array {
         self.core.commit_document(&mut control, document).await
     }
 
+    /// In whole regions of the written map, so that a volume can give all its space back: a region that two volumes share is
+    /// forgotten only when both gave up their parts at once, which never happens. Where there is no room for that, in stripes.
     fn allocate(&self, document: &ConfigDocument, bytes: u64) -> Result<Vec<Extent>, VolumeError> {
-        let geometry = &self.core.geometry;
-        let alignment = u64::from(geometry.stripe_data_bytes());
-        extents::allocate(geometry.size_bytes(), alignment, &taken(document), bytes)
+        let (size, taken) = (self.core.geometry.size_bytes(), taken(document));
+        extents::allocate(size, self.region_data_bytes(), &taken, bytes)
+            .or_else(|_| extents::allocate(size, self.stripe_data_bytes(), &taken, bytes))
             .map_err(|room| VolumeError::NoRoom { array: self.name().to_owned(), room })
+    }
+
+    fn stripe_data_bytes(&self) -> u64 {
+        u64::from(self.core.geometry.stripe_data_bytes())
+    }
+
+    fn region_data_bytes(&self) -> u64 {
+        self.core.info.discard_grain_bytes
     }
 
     /// Zero what earlier volumes may have left in these extents; what was never written costs nothing. Until the document says
@@ -164,14 +183,15 @@ impl Array {
             return Err(VolumeError::Shrinks { name, from_bytes: record.size_bytes, to_bytes: size_bytes });
         }
         let held: u64 = record.extents.iter().map(|extent| extent.len).sum();
-        let wanted = size_bytes.next_multiple_of(u64::from(self.core.geometry.stripe_data_bytes()));
+        let needed = size_bytes.next_multiple_of(self.stripe_data_bytes());
         let shrunk = VolumeRecord { size_bytes, ..record.clone() };
-        let extents = if wanted > held {
+        let extents = if needed > held {
             let document = self.document().await;
-            let more = self.allocate(&document, wanted - held)?;
+            let more = self.allocate(&document, needed - held)?;
             self.zero_used(&more).await?;
             extents::coalesce(record.extents.iter().copied().chain(more).collect())
         } else {
+            let wanted = size_bytes.next_multiple_of(self.region_data_bytes()).min(held);
             // Clients see the end first, so that nobody writes beyond it while it is cut off; who is there already ends.
             volume.set_record(shrunk);
             volume.earlier_operations_ended().await;
@@ -192,7 +212,7 @@ impl Array {
         Ok(volume)
     }
 
-    /// A shrunk volume keeps the rest of its last stripe: it must not show old data when it grows again.
+    /// A shrunk volume keeps the rest of its last region: it must not show old data when it grows again.
     async fn zero_tail(&self, record: &VolumeRecord, size_bytes: u64, kept: u64) -> Result<(), IoError> {
         let end = kept.min(record.size_bytes);
         if size_bytes >= end {

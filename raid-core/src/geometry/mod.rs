@@ -222,6 +222,19 @@ impl Geometry {
         }
     }
 
+    /// User data of the stripes that lie wholly in so many bytes of each member, a multiple of the chunk; twice as much where
+    /// that is no whole number of stripes.
+    pub fn data_bytes_of_members(&self, member_bytes: u64) -> u64 {
+        let members = u64::from(self.members);
+        match self.level {
+            Level::Raid0 => member_bytes * members,
+            Level::Raid1 => member_bytes,
+            Level::Raid10 if members.is_multiple_of(2) => member_bytes * members / 2,
+            Level::Raid10 => member_bytes * members,
+            Level::Raid5 | Level::Raid6 => member_bytes * u64::from(self.data_rows()),
+        }
+    }
+
     /// The unit that holds this byte of the array.
     pub fn unit_of(&self, offset: u64) -> u64 {
         offset / u64::from(self.unit_data_bytes())

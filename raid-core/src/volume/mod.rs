@@ -31,6 +31,8 @@ pub struct VolumeSpec {
     pub size_bytes: u64,
     /// Acknowledge from memory; SYNCHRONIZE CACHE and FUA are the commit.
     pub write_cache: bool,
+    /// The physical block to tell; none: what the members have.
+    pub physical_block_bytes: Option<u32>,
 }
 
 /// An open volume. Handles stay valid when it grows.
@@ -48,6 +50,16 @@ pub struct Volume {
 struct InForce {
     record: VolumeRecord,
     _end: oneshot::Sender<()>,
+}
+
+impl InForce {
+    /// The volume's last bytes from `offset`, and what the extents hold behind them: that was always zeros, shares a region of
+    /// the written map with them, and goes back when they do.
+    fn to_the_end_of_extents(&self, offset: u64) -> Vec<(u64, u64)> {
+        let extents = &self.record.extents;
+        let held: u64 = extents.iter().map(|extent| extent.len).sum();
+        extents::locate(extents, offset, held - offset)
+    }
 }
 
 /// The pieces of the array that a range lies in, under this record.
@@ -120,11 +132,13 @@ impl Volume {
 
 impl BlockDevice for Volume {
     fn info(&self) -> DeviceInfo {
-        let in_force = self.in_force.load();
+        let (in_force, info) = (self.in_force.load(), self.array.info());
+        let physical = in_force.record.physical_block_bytes.unwrap_or(info.physical_block_bytes);
         DeviceInfo {
             size_bytes: in_force.record.size_bytes,
+            physical_block_bytes: physical.max(info.logical_block_bytes),
             volatile_write_cache: in_force.record.write_cache,
-            ..self.array.info()
+            ..info
         }
     }
 
@@ -183,7 +197,10 @@ impl BlockDevice for Volume {
 
     fn discard(&self, offset: u64, length: u64) -> IoFuture<'_, Result<(), IoError>> {
         Box::pin(async move {
-            let (_in_force, pieces) = self.locate(IoOperation::Discard, offset, length)?;
+            let (in_force, mut pieces) = self.locate(IoOperation::Discard, offset, length)?;
+            if offset + length == in_force.record.size_bytes {
+                pieces = in_force.to_the_end_of_extents(offset);
+            }
             for (at, length) in pieces {
                 self.array.discard(at, length).await?;
             }

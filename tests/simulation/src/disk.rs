@@ -358,6 +358,7 @@ impl BlockDevice for Handle {
             optimal_write_bytes: 0,
             volatile_write_cache: true,
             discard: discards,
+            discard_grain_bytes: 0,
             zeroing: if cheap_zeroing { Zeroing::Cheap } else { Zeroing::Slow },
             thin: false,
             read_only: false,

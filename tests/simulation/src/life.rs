@@ -151,7 +151,8 @@ async fn make(sim: &Sim) -> Result<Running, String> {
     *sim.array.borrow_mut() = Some(array.clone());
     let mut volumes = Vec::new();
     for (index, (size_bytes, write_cache)) in shape.volumes.iter().copied().enumerate() {
-        let spec = VolumeSpec { name: format!("v{index}"), size_bytes, write_cache };
+        let spec =
+            VolumeSpec { name: format!("v{index}"), size_bytes, write_cache, physical_block_bytes: None };
         volumes.push(array.create_volume(spec).await.map_err(|error| error.to_string())?);
     }
     sim.created.set(true);

@@ -14,7 +14,7 @@ fn the_groups_of_a_unit_are_the_targets_that_lead_to_it() {
     let (_, unit) = bench.luns.units().remove(0);
     let second = LunMap::behind("iqn.2026-11.org.labsan:u", 7);
     second.insert(5, Arc::clone(&unit)).unwrap();
-    second.insert(6, unit.view(LuOptions { read_only: true, write_cache: false })).unwrap();
+    second.insert(6, unit.view(LuOptions { read_only: true, ..LuOptions::default() })).unwrap();
     second.port().set(AccessState::Standby, None);
     while bench.send("a", 0, &[0x00], &[]).status != Status::Good {}
     let plain = bench.data(&REPORT);

@@ -94,7 +94,7 @@ fn halting(atomic: u32) -> Bench {
     bench.luns.remove(0);
     let device = Halting { inner: bench.device.clone(), atomic };
     let unit = LogicalUnit::new(Arc::new(device), identity, LuOptions::default());
-    bench.luns.insert(1, unit.view(LuOptions { read_only: true, write_cache: false })).unwrap();
+    bench.luns.insert(1, unit.view(LuOptions { read_only: true, ..LuOptions::default() })).unwrap();
     bench.luns.insert(0, unit).unwrap();
     for from in ["a", "b"] {
         for lun in [0, 1 << 48] {

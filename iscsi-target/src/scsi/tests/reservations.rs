@@ -224,7 +224,7 @@ fn without_a_place_to_keep_it_aptpl_is_refused() {
 fn a_unit_is_one_with_whatever_rights_it_is_seen() {
     let bench = open();
     let unit = Arc::clone(&bench.luns.units()[0].1);
-    let reader = unit.view(LuOptions { read_only: true, write_cache: false });
+    let reader = unit.view(LuOptions { read_only: true, ..LuOptions::default() });
     let other = LunMap::new("iqn.2026-11.org.labsan:u");
     let there = Nexus { target_name: "iqn.2026-11.org.labsan:u".into(), ..nexus("b") };
     other.nexus_met(&there);
@@ -309,7 +309,7 @@ fn an_order_that_waits_for_its_turn_sees_who_reserved_meanwhile() {
 fn a_unit_that_is_taken_from_one_target_is_still_known_in_the_other() {
     let bench = open();
     let unit = Arc::clone(&bench.luns.units()[0].1);
-    bench.luns.insert(5, unit.view(LuOptions { read_only: true, write_cache: false })).unwrap();
+    bench.luns.insert(5, unit.view(LuOptions { read_only: true, ..LuOptions::default() })).unwrap();
     let other = LunMap::behind("iqn.2026-11.org.labsan:u", 2);
     let there = Nexus { target_name: "iqn.2026-11.org.labsan:u".into(), ..nexus("z") };
     other.nexus_met(&there);

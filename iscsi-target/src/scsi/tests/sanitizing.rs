@@ -1,6 +1,7 @@
 //! SANITIZE: what it does to the medium, and to everybody else.
 
 use block_io::{Buffer, DeviceInfo, Durability, IoError, IoErrorKind, IoFuture, IoOperation, ReadResult};
+use std::num::NonZeroU64;
 
 use super::*;
 
@@ -104,7 +105,7 @@ fn slow() -> (Bench, Slow) {
     bench.luns.remove(0);
     let slow = Slow { inner: MemoryDevice::new("slow", 4 << 20), leave: no_leave(), failing: Arc::default() };
     let unit = LogicalUnit::new(Arc::new(slow.clone()), identity, LuOptions::default());
-    bench.luns.insert(1, unit.view(LuOptions { read_only: true, write_cache: false })).unwrap();
+    bench.luns.insert(1, unit.view(LuOptions { read_only: true, ..LuOptions::default() })).unwrap();
     bench.luns.insert(0, unit).unwrap();
     for lun in [0, 1 << 48] {
         while bench.send("a", lun, &[0x00], &[]).status != Status::Good {}
@@ -218,5 +219,19 @@ fn after_a_failure_the_medium_stays_closed_until_it_is_repeated_or_left() {
         assert_eq!(codes(&bench.send_now(0, &overwrite(0x20, 5), &PATTERN).await), (3, 0x31, 3));
         assert_eq!(bench.send_now(0, &EXIT, &[]).await.status, Status::Good);
         assert_eq!(bench.send_now(0, &READ, &[]).await.status, Status::Good);
+    });
+}
+
+#[test]
+fn overwriting_keeps_to_its_rate() {
+    let size = BLOCKS * 512;
+    let bench = Bench::new(LuOptions { sanitize_rate: NonZeroU64::new(size / 10), ..LuOptions::default() });
+    while bench.send("a", 0, &[0x00], &[]).status != Status::Good {}
+    run(async {
+        tokio::time::pause();
+        let began = tokio::time::Instant::now();
+        let cdb = [0x48, 1, 0, 0, 0, 0, 0, 0, 5, 0];
+        assert_eq!(bench.send_now(0, &cdb, &PATTERN).await.status, Status::Good);
+        assert_eq!(began.elapsed().as_secs(), 10);
     });
 }

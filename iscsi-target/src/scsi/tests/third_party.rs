@@ -131,7 +131,7 @@ fn a_copy_that_cannot_be_done_changes_nothing_and_says_why() {
 
 #[test]
 fn a_copy_respects_reservations_and_write_protection() {
-    let (bench, _) = two(LuOptions { read_only: true, write_cache: false });
+    let (bench, _) = two(LuOptions { read_only: true, ..LuOptions::default() });
     let targets = [target(&bench, 0), target(&bench, OTHER_LUN)];
     let to_other = list(1, &targets, &[segment(0, 1, 1, 0, 0)]);
     let from_other = list(1, &targets, &[segment(1, 0, 1, 0, 0)]);

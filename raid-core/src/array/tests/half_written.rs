@@ -65,7 +65,8 @@ fn a_volume_that_could_not_be_shrunk_keeps_its_size() {
     run(async {
         let world = World::new(Level::Raid5, 3, 0).await;
         let size_bytes = 4 << 20;
-        let spec = VolumeSpec { name: "v".to_owned(), size_bytes, write_cache: false };
+        let spec =
+            VolumeSpec { name: "v".to_owned(), size_bytes, write_cache: false, physical_block_bytes: None };
         let volume = world.array.create_volume(spec).await.unwrap();
         volume.write((1 << 20) + BLOCK, block(1).into(), Durability::Durable).await.unwrap();
         for disk in &world.disks {

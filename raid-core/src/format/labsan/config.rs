@@ -38,6 +38,9 @@ pub struct VolumeRecord {
     pub size_bytes: u64,
     /// Writes may be acknowledged from memory; SYNCHRONIZE CACHE and FUA make them durable.
     pub write_cache: bool,
+    /// The physical block that initiators are told, if not the members' own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub physical_block_bytes: Option<u32>,
     /// Where its bytes are, in order.
     pub extents: Vec<Extent>,
     /// Seconds since 1970.

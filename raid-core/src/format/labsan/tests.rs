@@ -145,6 +145,7 @@ fn volume(name: &str, extents: &[(u64, u64)]) -> VolumeRecord {
         name: name.to_owned(),
         size_bytes: extents.iter().map(|extent| extent.1).sum(),
         write_cache: false,
+        physical_block_bytes: None,
         extents: extents.iter().map(|(start, len)| Extent { start: *start, len: *len }).collect(),
         created: 1,
         other: Default::default(),
