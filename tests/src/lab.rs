@@ -245,15 +245,15 @@ impl Daemon {
         run(&mut self.command()?, limit)
     }
 
-    /// Does I/O that way (`io_uring`, `threads`) from its next start on.
-    pub fn set_engine(&self, engine: &str) -> Result<()> {
+    /// Sets a word of its configuration file from its next start on, such as `engine`.
+    pub fn set(&self, key: &str, value: &str) -> Result<()> {
         let path = self.config_path().context("it has no configuration file")?;
         let without: String = fs::read_to_string(path)?
             .lines()
-            .filter(|l| !l.starts_with("engine"))
-            .map(|l| format!("{l}\n"))
+            .filter(|line| !line.starts_with(key))
+            .map(|line| format!("{line}\n"))
             .collect();
-        Ok(fs::write(path, format!("{without}engine = \"{engine}\"\n"))?)
+        Ok(fs::write(path, format!("{without}{key} = \"{value}\"\n"))?)
     }
 
     /// Its configuration file, if it has one.

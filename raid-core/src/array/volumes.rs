@@ -145,8 +145,7 @@ impl Array {
     /// forgotten only when both gave up their parts at once, which never happens. Where there is no room for that, in stripes.
     fn allocate(&self, document: &ConfigDocument, bytes: u64) -> Result<Vec<Extent>, VolumeError> {
         let (size, taken) = (self.core.geometry.size_bytes(), taken(document));
-        extents::allocate(size, self.region_data_bytes(), &taken, bytes)
-            .or_else(|_| extents::allocate(size, self.stripe_data_bytes(), &taken, bytes))
+        extents::allocate_coarsely(size, self.region_data_bytes(), self.stripe_data_bytes(), &taken, bytes)
             .map_err(|room| VolumeError::NoRoom { array: self.name().to_owned(), room })
     }
 

@@ -90,6 +90,9 @@ impl Core {
         }
         let (start, end) = (whole.start * unit_bytes, whole.end * unit_bytes);
         self.write_zeros(offset, start - offset, durability).await?;
+        if discard {
+            self.put_in_place_first(&whole).await?;
+        }
         let mut from = whole.start;
         while let Some(run) = self.next_run_to_zero(from..whole.end) {
             from = run.end;

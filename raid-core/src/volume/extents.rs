@@ -62,6 +62,18 @@ pub(crate) fn allocate(
     Ok(extents)
 }
 
+/// In whole units of `coarse_bytes` if there is room for that, else of `fine_bytes`, of which the others are multiples.
+pub(crate) fn allocate_coarsely(
+    size_bytes: u64,
+    coarse_bytes: u64,
+    fine_bytes: u64,
+    taken: &[Extent],
+    length_bytes: u64,
+) -> Result<Vec<Extent>, NoRoom> {
+    allocate(size_bytes, coarse_bytes, taken, length_bytes)
+        .or_else(|_| allocate(size_bytes, fine_bytes, taken, length_bytes))
+}
+
 /// Join extents that follow each other without a gap, keeping the order of the volume's bytes.
 pub(crate) fn coalesce(extents: Vec<Extent>) -> Vec<Extent> {
     let mut joined: Vec<Extent> = Vec::with_capacity(extents.len());
@@ -129,6 +141,15 @@ mod tests {
         assert_eq!(allocate(100, 10, &taken, 75).unwrap(), [extent(0, 10), extent(20, 10), extent(40, 60)]);
         assert_eq!(allocate(100, 10, &taken, 81), Err(NoRoom { asked_bytes: 90, free_bytes: 80 }));
         assert_eq!(allocate(105, 10, &[], u64::MAX), Err(NoRoom { asked_bytes: u64::MAX, free_bytes: 100 }));
+    }
+
+    #[test]
+    fn a_coarse_unit_is_not_asked_for_where_little_is_left() {
+        let taken = [extent(0, 10)];
+        assert_eq!(allocate_coarsely(25, 5, 1, &taken, 6), Ok(vec![extent(10, 10)]));
+        assert_eq!(allocate_coarsely(23, 5, 1, &taken, 12), Ok(vec![extent(10, 12)]));
+        let none = NoRoom { asked_bytes: 14, free_bytes: 13 };
+        assert_eq!(allocate_coarsely(23, 5, 1, &taken, 14), Err(none));
     }
 
     #[test]

@@ -292,7 +292,7 @@ impl Bench {
     /// What io_uring was given the kernel carries out, whatever becomes of the process; of what waits for a thread, some
     /// is done and some is not.
     fn choose_engine(&mut self) -> Result<()> {
-        self.lab.daemon.set_engine(if self.seed.below(2) == 0 { "auto" } else { "threads" })
+        self.lab.daemon.set("engine", if self.seed.below(2) == 0 { "auto" } else { "threads" })
     }
 
     /// Every disk is in use, and every member in sync.

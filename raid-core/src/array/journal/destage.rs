@@ -350,6 +350,18 @@ impl Core {
         self.move_tail(journal).await
     }
 
+    /// Before the space of these stripes is given back: where data is in the journal, zeros would be journalled behind it, and
+    /// what was written shortly before would keep its space for good.
+    pub(in crate::array) async fn put_in_place_first(&self, stripes: &Range<u64>) -> Result<(), IoError> {
+        match self.has_journal() {
+            Some(journal) if journal.first_journalled(stripes).is_some() => {
+                let next = lock(&journal.ledger).next_sequence();
+                self.drain_up_to(journal, next).await
+            }
+            _ => Ok(()),
+        }
+    }
+
     async fn destage_oldest(&self, journal: &Journal, before: u64) -> Result<(), IoError> {
         let listed: Vec<u64> = {
             let ledger = lock(&journal.ledger);

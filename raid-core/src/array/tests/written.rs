@@ -403,3 +403,68 @@ fn runs_of_units_follow_the_regions_at_every_level() {
         assert_eq!(core.written_bytes(&(REGION + 5..4 * REGION + 1)), REGION - 4);
     });
 }
+
+/// What is unmapped as a rule was written not long ago.
+#[test]
+fn space_comes_back_also_of_what_was_just_written() {
+    all_kinds(async |level, members, policy| {
+        let world = World::with_policy(level, members, 0, policy).await;
+        let (first, end) = (world.region_in_array(1), world.region_in_array(2).end);
+        world.array.write(first.start + BLOCK, block(3).into(), Durability::Durable).await.unwrap();
+        world.array.discard(first.start, end - first.start).await.unwrap();
+        let run = world.array.space_run(first.start, end - first.start);
+        assert_eq!((run.mapped, run.length), (false, end - first.start), "{level} {policy:?}");
+    });
+}
+
+/// Sizes that end in the middle of a region: each volume gives back all its space, whoever lies behind it.
+#[test]
+fn volumes_share_no_region() {
+    all_kinds(async |level, members, policy| {
+        let world = World::with_policy(level, members, 0, policy).await;
+        let grain = world.array.info().discard_grain_bytes;
+        let mut volumes = Vec::new();
+        for (name, size_bytes) in [("a", 64 << 10), ("b", grain + BLOCK), ("c", 2 * grain - BLOCK)] {
+            let spec =
+                VolumeSpec { name: name.into(), size_bytes, write_cache: false, physical_block_bytes: None };
+            volumes.push(world.array.create_volume(spec).await.unwrap());
+        }
+        for volume in &volumes {
+            let size = volume.info().size_bytes;
+            volume.write(0, vec![7; size as usize].into(), Durability::Durable).await.unwrap();
+        }
+        for (gone, volume) in volumes.iter().enumerate() {
+            let size = volume.info().size_bytes;
+            volume.discard(0, size).await.unwrap();
+            let run = volume.space_run(0, size);
+            assert_eq!((run.mapped, run.length), (false, size), "{level} {policy:?}: {}", volume.name());
+            for other in &volumes[gone + 1..] {
+                let (bytes, result) = other.read(0, Buffer::zeroed(other.info().size_bytes as usize)).await;
+                result.unwrap();
+                assert!(bytes.iter().all(|byte| *byte == 7), "{level} {policy:?}: {}", other.name());
+            }
+        }
+    });
+}
+
+#[test]
+fn a_volume_tells_the_physical_block_it_was_made_with() {
+    run(async {
+        let world = World::new(Level::Raid5, 4, 0).await;
+        let spec = |name: &str, physical_block_bytes| VolumeSpec {
+            name: name.into(),
+            size_bytes: 1 << 20,
+            write_cache: false,
+            physical_block_bytes,
+        };
+        let own = world.array.info().physical_block_bytes;
+        for (name, asked, told) in
+            [("as-it-is", None, own), ("small", Some(512), 512), ("large", Some(4096), 4096)]
+        {
+            let volume = world.array.create_volume(spec(name, asked)).await.unwrap();
+            assert_eq!(volume.info().physical_block_bytes, told, "{name}");
+        }
+        let refused = world.array.create_volume(spec("odd", Some(1000))).await;
+        assert!(matches!(refused, Err(VolumeError::BadPhysicalBlock(1000))));
+    });
+}
