@@ -167,6 +167,13 @@ impl LunMap {
         self.units().iter().any(|(_, unit)| units.iter().any(|other| unit.is_view_of(other)))
     }
 
+    /// The LUNs of a unit or of its views, as eight bytes.
+    pub(crate) fn addresses_of(&self, unit: &LogicalUnit) -> Vec<u64> {
+        let units = self.units();
+        let of_unit = units.iter().filter(|(_, other)| other.is_view_of(unit));
+        of_unit.map(|(lun, _)| u64::from_be_bytes(address(*lun))).collect()
+    }
+
     /// Bytes of data a CDB wants of the initiator. `None` for a command that is not known.
     pub fn data_out_length(&self, lun: u64, cdb: &[u8]) -> Option<u64> {
         let command = command_table::find(cdb)?;

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 use tokio::sync::{oneshot, watch};
 
+use super::connection::Shape;
 use super::state::{Early, Incoming, Phase, State, Task};
 use crate::pdu::{Bhs, request};
 use crate::registry::{Target, TargetRegistry};
@@ -91,10 +92,14 @@ impl Commands {
             let mut tasks = self.state.tasks.borrow_mut();
             let Some(task) = tasks.get_mut(&tag) else { return };
             let Phase::Receiving(incoming) = &mut task.phase else { return };
-            if let Some(spoilt) = incoming.transfer.spoilt() {
+            let spoilt = incoming.transfer.spoilt().map(|spoilt| {
                 let (asc, ascq) = spoilt.codes();
+                Sense::new(0x0b, asc, ascq)
+            });
+            let unsupported = incoming.shape != Shape::Ordinary;
+            if let Some(sense) = spoilt.or(unsupported.then_some(Sense::INVALID_OPCODE)) {
                 drop(tasks);
-                return self.end_without_running(tag, Status::CheckCondition, Some((asc, ascq)));
+                return self.end_without_running(tag, Status::CheckCondition, Some(sense));
             }
             let data = incoming.buffer.take().map_or_else(Bytes::new, |mut buffer| {
                 buffer.truncate(incoming.total);
@@ -110,12 +115,16 @@ impl Commands {
     }
 
     /// Answer a command that never reaches its logical unit.
-    pub(super) fn end_without_running(&self, tag: u32, status: Status, aborted: Option<(u8, u8)>) {
+    pub(super) fn end_without_running(&self, tag: u32, status: Status, sense: Option<Sense>) {
         let Some(task) = self.state.tasks.borrow_mut().remove(&tag) else { return };
-        let sense = aborted.map_or_else(Vec::new, |(asc, ascq)| Sense::new(0x0b, asc, ascq).encode(false));
+        let unread = match &task.phase {
+            Phase::Receiving(incoming) => incoming.shape.read_bytes(),
+            _ => 0,
+        };
+        let sense = sense.map_or_else(Vec::new, |sense| sense.encode(false));
         let response = ScsiResponse { status, sense, ..ScsiResponse::good() };
         self.open_window();
-        self.state.respond(&task.header, &response);
+        self.state.respond_unread(&task.header, &response, unread);
         for waiter in task.waiters {
             let _ = waiter.send(());
         }
@@ -198,7 +207,7 @@ impl Commands {
         starting
     }
 
-    fn open_window(&self) {
+    pub(super) fn open_window(&self) {
         let under_way = self.state.tasks.borrow().len();
         self.state.window.borrow_mut().open(under_way);
     }
@@ -237,15 +246,22 @@ impl Commands {
     }
 
     /// What the transfer of a new command will be.
-    pub(super) fn incoming(&self, header: &request::ScsiCommand, immediate: u32, tag: u32) -> Incoming {
+    pub(super) fn incoming(
+        &self,
+        header: &request::ScsiCommand,
+        shape: Shape,
+        immediate: u32,
+        tag: u32,
+    ) -> Incoming {
         let expected = header.expected_data_transfer_length.get();
         let writes = header.flags & request::COMMAND_WRITE != 0;
         let offered = if writes { expected } else { 0 };
         let wanted = self.target.luns.data_out_length(header.lun.get(), &header.cdb).unwrap_or(0);
-        let wanted = if wanted > crate::limits::MAX_COMMAND_BYTES { 0 } else { wanted as u32 };
+        let kept = shape == Shape::Ordinary && wanted <= crate::limits::MAX_COMMAND_BYTES;
+        let wanted = if kept { wanted as u32 } else { 0 };
         let total = wanted.min(offered);
         let is_final = header.flags & crate::pdu::FINAL != 0;
         let transfer = Transfer::new(&self.state.parameters, total, offered, immediate, is_final, tag);
-        Incoming { transfer, buffer: None, total: total as usize, arrived: false }
+        Incoming { transfer, shape, buffer: None, total: total as usize, arrived: false }
     }
 }

@@ -9,28 +9,24 @@ use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
 
 use block_io::Buffer;
-use bytes::Bytes;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use zerocopy::FromBytes;
-use zerocopy::big_endian::U32;
 
 use super::commands::Commands;
 use super::digest::crc32c;
 use super::receive::Staging;
-use super::state::{Early, Incoming, Phase, wire_tail};
+use super::state::{Incoming, wire_tail};
 use super::text::TextExchange;
+use super::upkeep::Patience;
 use crate::limits;
-use crate::pdu::response::{AsyncEvent, RejectReason};
-use crate::pdu::{BHS_BYTES, Bhs, FINAL, NO_TAG, opcode, padding, request, response};
+use crate::pdu::ahs::Ahs;
+use crate::pdu::response::RejectReason;
+use crate::pdu::{BHS_BYTES, Bhs, NO_TAG, opcode, padding, request};
 use crate::registry::{SessionMessage, TargetRegistry};
-use crate::scsi::Status;
-use crate::session::transfer::Spoilt;
-use crate::session::window::Arrival;
 
 /// Why a connection ends.
 #[derive(Debug, thiserror::Error)]
@@ -88,6 +84,37 @@ pub(super) struct Segment {
     pub(super) command: Option<Box<Incoming>>,
     /// The PDU was refused or is out of turn: its data is passed over and nothing follows.
     pub(super) ignored: bool,
+    /// It was answered with a Reject.
+    pub(super) refused: bool,
+}
+
+impl Segment {
+    /// Whose data goes nowhere yet.
+    pub(super) fn of(header: Bhs) -> Self {
+        let length = header.data_bytes();
+        Self { header, sink: Sink::Discard, filled: 0, length, command: None, ignored: false, refused: false }
+    }
+}
+
+/// What kind of PDU it is, by its additional header segments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shape {
+    Ordinary,
+    /// A command with a CDB longer than 16 bytes or with data both ways, of which there are none here.
+    Unsupported {
+        /// Bytes it wants to read beside what it writes.
+        read: u32,
+    },
+}
+
+impl Shape {
+    /// Bytes that it wants to read beside what it writes.
+    pub(super) fn read_bytes(self) -> u32 {
+        match self {
+            Self::Ordinary => 0,
+            Self::Unsupported { read } => read,
+        }
+    }
 }
 
 /// A connection and its session.
@@ -102,11 +129,14 @@ pub(super) struct Connection {
     pub(super) discovery: bool,
     segment: Option<Segment>,
     next_transfer_tag: u32,
-    heard: Instant,
-    asked: Option<Instant>,
+    /// CID.
+    pub(super) cid: u16,
+    pub(super) patience: Patience,
+    pub(super) heard: Instant,
+    pub(super) asked: Option<Instant>,
     pub(super) closing: Option<Ending>,
-    close_at: Option<Instant>,
-    told: Vec<oneshot::Sender<()>>,
+    pub(super) close_at: Option<Instant>,
+    pub(super) told: Vec<oneshot::Sender<()>>,
 }
 
 impl Connection {
@@ -120,6 +150,8 @@ impl Connection {
         messages: mpsc::Receiver<SessionMessage>,
         text: TextExchange,
         discovery: bool,
+        cid: u16,
+        patience: Patience,
     ) -> Self {
         Self {
             stream,
@@ -132,6 +164,8 @@ impl Connection {
             discovery,
             segment: None,
             next_transfer_tag: 0,
+            cid,
+            patience,
             heard: Instant::now(),
             asked: None,
             closing: None,
@@ -161,12 +195,15 @@ impl Connection {
     async fn serve(&mut self) -> Result<Ending, Ending> {
         loop {
             self.parse().await?;
-            let sent = self.flush()?;
-            if sent && let Some(ending) = self.closing.take() {
-                return Ok(ending);
+            if self.is_due() {
+                self.time_is_up();
             }
-            if self.close_at.is_some_and(|at| Instant::now() >= at) {
-                return Ok(Ending::Dropped);
+            let sent = self.flush()?;
+            // Who is not to be waited for gets what the socket takes.
+            if (sent || self.is_due())
+                && let Some(ending) = self.closing.take()
+            {
+                return Ok(ending);
             }
             self.wait(sent).await?;
         }
@@ -214,60 +251,10 @@ impl Connection {
             self.take_message(message);
         }
         if timed_out {
-            self.ask_whether_alive()?;
+            self.deadline_passed()?;
         }
         let _ = writable;
         Ok(())
-    }
-
-    fn deadline(&self) -> Instant {
-        let alive = match self.asked {
-            Some(asked) => asked + Duration::from_millis(limits::NOP_IN_TIMEOUT_MS),
-            None => self.heard + Duration::from_millis(limits::NOP_IN_INTERVAL_MS),
-        };
-        self.close_at.map_or(alive, |at| at.min(alive))
-    }
-
-    /// NOP-In, once it has been silent for long (RFC 7143 section 11.19).
-    fn ask_whether_alive(&mut self) -> Result<(), Ending> {
-        if self.close_at.is_some_and(|at| Instant::now() >= at) {
-            return Ok(());
-        }
-        if self.asked.is_some() {
-            return Err(Ending::Silent);
-        }
-        self.asked = Some(Instant::now());
-        if !self.discovery {
-            let mut header = response::plain(opcode::NOP_IN, NO_TAG);
-            header.target_transfer_tag = U32::new(self.transfer_tag());
-            self.commands.state.send_unnumbered(&header, Bytes::new());
-        }
-        Ok(())
-    }
-
-    pub(super) fn take_message(&mut self, message: SessionMessage) {
-        match message {
-            SessionMessage::Abort { units, cleared, done } => {
-                let running = self.commands.ended_by_another(&units, cleared).running;
-                tokio::task::spawn_local(async move {
-                    for task in running {
-                        let _ = task.await;
-                    }
-                    let _ = done.send(());
-                });
-            }
-            SessionMessage::Drop { done } => {
-                self.told.push(done);
-                self.closing = Some(Ending::Dropped);
-            }
-            SessionMessage::ShutDown { done } => {
-                self.told.push(done);
-                let grace = limits::LOGOUT_GRACE_S;
-                let header = response::async_message(AsyncEvent::LogoutRequest, [0, 0, grace]);
-                self.commands.state.send(&header, Bytes::new());
-                self.close_at = Some(Instant::now() + Duration::from_secs(grace.into()));
-            }
-        }
     }
 
     pub(super) fn transfer_tag(&mut self) -> u32 {
@@ -305,16 +292,39 @@ impl Connection {
         let whole = BHS_BYTES + header.ahs_bytes();
         let Some(bytes) = staged.get(..whole + digest_bytes) else { return Ok(false) };
         if digest_bytes > 0 && crc32c(&[&bytes[..whole]]).to_le_bytes() != bytes[whole..] {
-            // At error recovery level 0 there is no telling where the next PDU begins (RFC 7143 section 7.7).
+            // The lengths may be wrong too: there is no telling where the next PDU begins (RFC 7143 section 7.8).
             return Err(Ending::Protocol("header digest"));
         }
+        let shape = self.shape(&header, &bytes[BHS_BYTES..whole]);
         self.staging.consume(whole + digest_bytes);
         if header.data_bytes() > self.commands.state.parameters.our_max_recv as usize {
             return Err(Ending::Protocol("a data segment longer than MaxRecvDataSegmentLength"));
         }
-        let segment = self.place(header).await;
-        self.segment = Some(segment);
+        self.segment = Some(match shape {
+            Ok(shape) => self.place(header, shape).await,
+            Err(reason) => self.refuse(header, reason),
+        });
         Ok(true)
+    }
+
+    /// What additional header segments make of a PDU.
+    fn shape(&self, header: &Bhs, segments: &[u8]) -> Result<Shape, RejectReason> {
+        let ahs = Ahs::parse(segments).map_err(|_| RejectReason::InvalidPduField)?;
+        let both = request::COMMAND_READ | request::COMMAND_WRITE;
+        let is_command = header.opcode() == opcode::SCSI_COMMAND && !self.discovery;
+        let is_bidirectional = is_command && header.flags & both == both;
+        match ahs {
+            Ahs { read_length: Some(_), .. } if !is_bidirectional => Err(RejectReason::InvalidPduField),
+            Ahs { extended_cdb: Some(_), .. } if !is_command => Err(RejectReason::InvalidPduField),
+            Ahs { extended_cdb: None, read_length: None } if !is_bidirectional => Ok(Shape::Ordinary),
+            Ahs { read_length, .. } => Ok(Shape::Unsupported { read: read_length.unwrap_or(0) }),
+        }
+    }
+
+    /// Reject a PDU; its data is passed over.
+    pub(super) fn refuse(&self, header: Bhs, reason: RejectReason) -> Segment {
+        self.commands.state.reject(reason, &header);
+        Segment { ignored: true, refused: true, ..Segment::of(header) }
     }
 
     /// Move staged bytes to where they belong. False: the PDU is not all there yet.
@@ -353,151 +363,6 @@ impl Connection {
         };
         let (pad, digest) = self.staging.staged().split_at(padding(segment.length));
         digest.get(..4).is_some_and(|digest| crc32c(&[data, pad]).to_le_bytes() == *digest)
-    }
-
-    /// A PDU is wholly here.
-    fn pdu_complete(&mut self, segment: Segment, intact: bool) -> Result<(), Ending> {
-        let header = segment.header;
-        match header.opcode() {
-            opcode::SCSI_COMMAND if !self.discovery => self.command_complete(segment, intact),
-            opcode::DATA_OUT if !self.discovery => self.data_out_complete(segment, intact),
-            _ if !intact => self.commands.state.reject(RejectReason::DataDigestError, &header),
-            _ => {
-                let data = if let Sink::Collect(bytes) = segment.sink { bytes } else { Vec::new() };
-                return self.in_turn(header, data);
-            }
-        }
-        Ok(())
-    }
-
-    fn command_complete(&mut self, segment: Segment, intact: bool) {
-        let Some(mut incoming) = segment.command else { return };
-        let command: request::ScsiCommand = segment.header.view();
-        if let Sink::Buffer { buffer, .. } = segment.sink {
-            incoming.buffer = Some(buffer);
-        }
-        if !intact {
-            incoming.transfer.spoil(Spoilt::DigestError);
-        }
-        let tag = command.initiator_task_tag.get();
-        let turned_away = segment.ignored;
-        self.commands.arrived(command, *incoming, &segment.header);
-        if turned_away {
-            self.commands.end_without_running(tag, Status::TaskSetFull, None);
-        }
-        self.take_early();
-    }
-
-    fn data_out_complete(&mut self, segment: Segment, intact: bool) {
-        let header: request::DataOut = segment.header.view();
-        let tag = header.initiator_task_tag.get();
-        let next = {
-            let mut tasks = self.commands.state.tasks.borrow_mut();
-            let Some(super::state::Task { phase: Phase::Receiving(incoming), .. }) = tasks.get_mut(&tag)
-            else {
-                return;
-            };
-            if let Sink::Buffer { buffer, .. } = segment.sink {
-                incoming.buffer = Some(buffer);
-            }
-            if segment.ignored {
-                return;
-            }
-            if !intact {
-                incoming.transfer.spoil(Spoilt::DigestError);
-            }
-            if !incoming.arrived {
-                return;
-            }
-            incoming.transfer.after_data(header.flags & FINAL != 0)
-        };
-        self.commands.go_on(tag, next);
-    }
-
-    /// PDUs with a CmdSN of their own wait for their turn; immediate ones do not.
-    fn in_turn(&mut self, header: Bhs, data: Vec<u8>) -> Result<(), Ending> {
-        let numbered = matches!(
-            header.opcode(),
-            opcode::NOP_OUT | opcode::TASK_MANAGEMENT | opcode::TEXT | opcode::LOGOUT
-        );
-        if !numbered || header.is_immediate() {
-            return self.dispatch(&header, data);
-        }
-        let cmd_sn = header.view::<request::NopOut>().cmd_sn.get();
-        let arrival = self.commands.state.window.borrow_mut().arrive(cmd_sn, Early::Other(header, data));
-        if let Arrival::Now(Early::Other(header, data)) = arrival {
-            let under_way = self.commands.state.tasks.borrow().len();
-            self.commands.state.window.borrow_mut().open(under_way);
-            self.dispatch(&header, data)?;
-            self.take_early();
-        }
-        Ok(())
-    }
-
-    /// Whatever came before its time and is due now.
-    fn take_early(&mut self) {
-        loop {
-            let next = self.commands.state.window.borrow_mut().next_early();
-            match next {
-                Some(Early::Command(tag)) => self.commands.its_turn(tag),
-                Some(Early::Other(header, data)) => {
-                    if let Err(ending) = self.dispatch(&header, data) {
-                        self.closing = Some(ending);
-                    }
-                }
-                None => return,
-            }
-        }
-    }
-
-    fn dispatch(&mut self, header: &Bhs, data: Vec<u8>) -> Result<(), Ending> {
-        let state = Rc::clone(&self.commands.state);
-        match header.opcode() {
-            opcode::NOP_OUT => self.nop_out(header, data),
-            opcode::TASK_MANAGEMENT if !self.discovery => {
-                self.commands.manage(&header.view(), &self.registry, self.session);
-            }
-            opcode::TEXT => match self.text.step(header, &data, state.parameters.initiator_max_recv) {
-                Ok((answer, text)) => state.send(&answer, text),
-                Err(reason) => state.reject(reason, header),
-            },
-            opcode::LOGOUT => self.logout(&header.view()),
-            opcode::SNACK => state.reject(RejectReason::SnackReject, header),
-            opcode::LOGIN => {
-                state.reject(RejectReason::ProtocolError, header);
-                self.closing = Some(Ending::Protocol("a login in full feature phase"));
-            }
-            _ => state.reject(RejectReason::CommandNotSupported, header),
-        }
-        Ok(())
-    }
-
-    /// Echo a ping (RFC 7143 section 11.18); an answer to ours needs none.
-    fn nop_out(&self, header: &Bhs, mut data: Vec<u8>) {
-        let tag = header.initiator_task_tag.get();
-        if tag == NO_TAG {
-            return;
-        }
-        let state = &self.commands.state;
-        data.truncate(state.parameters.initiator_max_recv as usize);
-        let mut answer = response::plain(opcode::NOP_IN, tag);
-        answer.lun = header.lun;
-        answer.data_segment_length = crate::pdu::three_bytes(data.len());
-        state.send(&answer, data.into());
-    }
-
-    fn logout(&mut self, header: &request::Logout) {
-        let mut answer = response::plain(opcode::LOGOUT_RESPONSE, header.initiator_task_tag.get());
-        answer.target_transfer_tag = U32::new(0);
-        match header.reason & 0x7f {
-            0 | 1 => self.closing = Some(Ending::Logout),
-            // Removal for recovery: there is none at error recovery level 0.
-            _ => answer.response = 2,
-        }
-        let parameters = &self.commands.state.parameters;
-        answer.specific[4..6].copy_from_slice(&(parameters.time_to_wait_s as u16).to_be_bytes());
-        answer.specific[6..8].copy_from_slice(&(parameters.time_to_retain_s as u16).to_be_bytes());
-        self.commands.state.send(&answer, Bytes::new());
     }
 }
 

@@ -1,14 +1,14 @@
 //! The login phase on the wire: read requests, let the machine answer, until full feature phase or a refusal.
 
 use std::io;
-use std::net::SocketAddr;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use zerocopy::big_endian::{U16, U32};
 use zerocopy::{FromZeros, IntoBytes};
 
-use crate::chap::ChapPolicy;
+use super::portals::CameBy;
+use crate::chap::{Algorithm, ChapPolicy};
 use crate::login::parameters::DEFAULT_MAX_RECV;
 use crate::login::{Answer, Authority, Machine, Outcome, Refusal};
 use crate::pdu::response::LoginResponse;
@@ -31,6 +31,7 @@ pub(super) struct LoggedIn {
     pub(super) outcome: Outcome,
     pub(super) isid: [u8; 6],
     pub(super) tsih: u16,
+    pub(super) cid: u16,
     /// CmdSN of the first command.
     pub(super) cmd_sn: u32,
     /// StatSN of the first response.
@@ -42,13 +43,13 @@ pub(super) struct LoggedIn {
 /// Access as the registry has it, for an initiator from there.
 pub(super) struct Desk<'a> {
     pub(super) registry: &'a TargetRegistry,
-    pub(super) peer: SocketAddr,
-    pub(super) portal_group_tag: u16,
+    pub(super) came_by: &'a CameBy,
+    pub(super) algorithms: &'a [Algorithm],
 }
 
 impl Authority for Desk<'_> {
     fn admit(&self, initiator: &str, target: &str) -> Result<ChapPolicy, Refusal> {
-        self.registry.admit(initiator, target, self.peer.ip())
+        self.registry.admit(initiator, target, self.came_by.peer.ip())
     }
 
     fn discovery(&self) -> ChapPolicy {
@@ -57,7 +58,11 @@ impl Authority for Desk<'_> {
     }
 
     fn portal_group_tag(&self) -> u16 {
-        self.portal_group_tag
+        self.came_by.group()
+    }
+
+    fn algorithms(&self) -> &[Algorithm] {
+        self.algorithms
     }
 }
 
@@ -78,7 +83,7 @@ pub(super) async fn log_in(stream: &mut TcpStream, desk: &Desk<'_>) -> Result<Lo
         let (header, data) = read_request(stream).await?;
         let login: request::Login = header.view();
         let sn = stat_sn.unwrap_or(login.exp_stat_sn.get());
-        let result = check(&header, &login).and_then(|()| machine.step(&login, &data));
+        let result = check(&header, &login, desk.registry).and_then(|()| machine.step(&login, &data));
         match result {
             Err(refusal) => {
                 let bytes = encode(&login, sn, 0, &Err(refusal));
@@ -95,6 +100,7 @@ pub(super) async fn log_in(stream: &mut TcpStream, desk: &Desk<'_>) -> Result<Lo
                         outcome,
                         isid: login.isid,
                         tsih,
+                        cid: login.cid.get(),
                         cmd_sn: login.cmd_sn.get(),
                         stat_sn: sn.wrapping_add(1),
                         last: bytes,
@@ -106,15 +112,16 @@ pub(super) async fn log_in(stream: &mut TcpStream, desk: &Desk<'_>) -> Result<Lo
     }
 }
 
-fn check(header: &Bhs, login: &request::Login) -> Result<(), Refusal> {
+fn check(header: &Bhs, login: &request::Login, registry: &TargetRegistry) -> Result<(), Refusal> {
     if header.opcode() != opcode::LOGIN {
         return Err(Refusal::InvalidDuringLogin);
     }
-    // A session of one connection cannot be joined.
-    if login.tsih.get() != 0 {
-        return Err(Refusal::SessionDoesNotExist);
+    match login.tsih.get() {
+        0 => Ok(()),
+        // A session has one connection.
+        tsih if registry.has_tsih(tsih) => Err(Refusal::TooManyConnections),
+        _ => Err(Refusal::SessionDoesNotExist),
     }
-    Ok(())
 }
 
 /// A request and its data. Lengths are those that hold before anything was negotiated.

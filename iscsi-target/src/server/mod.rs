@@ -4,15 +4,18 @@
 //! responses never change threads.
 
 mod commands;
+mod complete;
 mod connection;
 mod digest;
 mod login;
 mod management;
 mod placing;
+mod portals;
 mod receive;
 mod send;
 mod state;
 mod text;
+mod upkeep;
 
 use std::io;
 use std::net::SocketAddr;
@@ -21,29 +24,44 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use block_io::{BufferPool, runtime::WorkerPool};
-use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
+use crate::chap::Algorithm;
 use crate::limits;
 use crate::login::SessionKind;
 use crate::registry::{SessionInfo, SessionMessage, Target, TargetRegistry, tell};
-use crate::scsi::{LunMap, Nexus, PORTAL_GROUP_TAG};
+use crate::scsi::{LunMap, Nexus};
 use commands::Commands;
 use connection::Connection;
 use login::{Desk, LoginError, log_in};
+use portals::CameBy;
 use receive::Staging;
 use state::State;
 use text::TextExchange;
 
+pub use portals::Portal;
+pub use upkeep::Patience;
+
 /// What a server needs to begin.
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
-    /// Addresses to listen on; port 0 lets the system choose.
-    pub portals: Vec<SocketAddr>,
+    /// Where to listen.
+    pub portals: Vec<Portal>,
     /// Memory for commands' data.
     pub pool: BufferPool,
+    /// How long initiators are waited for.
+    pub patience: Patience,
+    /// CHAP algorithms that initiators may use.
+    pub algorithms: Vec<Algorithm>,
+}
+
+impl ServerConfig {
+    /// With the defaults for all else.
+    pub fn new(portals: Vec<Portal>, pool: BufferPool) -> Self {
+        Self { portals, pool, patience: Patience::default(), algorithms: Algorithm::ALL.to_vec() }
+    }
 }
 
 /// Why a server cannot begin.
@@ -62,7 +80,7 @@ pub enum ServerError {
 /// A running server.
 #[derive(Debug)]
 pub struct TargetServer {
-    addresses: Vec<SocketAddr>,
+    portals: Arc<[Portal]>,
     registry: Arc<TargetRegistry>,
     stop: watch::Sender<bool>,
 }
@@ -71,6 +89,9 @@ pub struct TargetServer {
 struct Hall {
     registry: Arc<TargetRegistry>,
     pool: BufferPool,
+    patience: Patience,
+    algorithms: Vec<Algorithm>,
+    portals: Arc<[Portal]>,
     workers: WorkerPool,
     connections: Vec<AtomicUsize>,
     logins: AtomicUsize,
@@ -83,31 +104,35 @@ impl TargetServer {
         registry: Arc<TargetRegistry>,
         workers: &WorkerPool,
     ) -> Result<Self, ServerError> {
-        let mut listeners = Vec::new();
-        let mut addresses = Vec::new();
-        for portal in config.portals {
-            let listener = listen(portal).map_err(|error| ServerError::Listen { portal, error })?;
-            addresses.push(listener.local_addr().map_err(|error| ServerError::Listen { portal, error })?);
-            listeners.push(listener);
+        let failed = |(portal, error)| ServerError::Listen { portal, error };
+        let listeners = portals::listen(&config.portals).map_err(failed)?;
+        let mut portals = config.portals;
+        for (portal, listener) in portals.iter_mut().zip(&listeners) {
+            let address = listener.local_addr();
+            portal.address = address.map_err(|error| failed((portal.address, error)))?;
         }
+        let portals: Arc<[Portal]> = portals.into();
         let (stop, stopped) = watch::channel(false);
         let hall = Arc::new(Hall {
             registry: Arc::clone(&registry),
             pool: config.pool,
+            patience: config.patience,
+            algorithms: config.algorithms,
+            portals: Arc::clone(&portals),
             connections: (0..workers.len()).map(|_| AtomicUsize::new(0)).collect(),
             workers: workers.clone(),
             logins: AtomicUsize::new(0),
         });
-        for listener in listeners {
+        for (index, listener) in listeners.into_iter().enumerate() {
             let (hall, stopped) = (Arc::clone(&hall), stopped.clone());
-            workers.spawn_background(move || accept(listener, hall, stopped));
+            workers.spawn_background(move || accept(listener, index, hall, stopped));
         }
-        Ok(Self { addresses, registry, stop })
+        Ok(Self { portals, registry, stop })
     }
 
-    /// The addresses listened on, with the ports that were chosen.
-    pub fn local_addrs(&self) -> &[SocketAddr] {
-        &self.addresses
+    /// Where it listens, with the ports that were chosen.
+    pub fn portals(&self) -> &[Portal] {
+        &self.portals
     }
 
     /// Accept nobody more, ask every initiator to log out, and wait until no command runs any more.
@@ -115,22 +140,17 @@ impl TargetServer {
         // Nobody listening any more is what is wanted.
         let _ = self.stop.send(true);
         let sessions = self.registry.all_mailboxes();
-        let endings = sessions.iter().map(|mailbox| tell(mailbox, |done| SessionMessage::ShutDown { done }));
+        let endings = sessions.iter().map(|mailbox| tell(mailbox, |done| SessionMessage::LogOut { done }));
         futures_util::future::join_all(endings).await;
     }
 }
 
-fn listen(portal: SocketAddr) -> io::Result<std::net::TcpListener> {
-    let socket = Socket::new(Domain::for_address(portal), Type::STREAM, Some(Protocol::TCP))?;
-    // A restarted target must get its port back though old connections linger.
-    socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&portal.into())?;
-    socket.listen(1024)?;
-    Ok(socket.into())
-}
-
-async fn accept(listener: std::net::TcpListener, hall: Arc<Hall>, mut stopped: watch::Receiver<bool>) {
+async fn accept(
+    listener: std::net::TcpListener,
+    portal: usize,
+    hall: Arc<Hall>,
+    mut stopped: watch::Receiver<bool>,
+) {
     let listener = match TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "a portal cannot be served"),
@@ -141,7 +161,7 @@ async fn accept(listener: std::net::TcpListener, hall: Arc<Hall>, mut stopped: w
             _ = stopped.wait_for(|stopped| *stopped) => return,
         };
         match accepted {
-            Ok((stream, peer)) => hand_over(&hall, stream, peer),
+            Ok((stream, peer)) => hand_over(&hall, stream, portal, peer),
             Err(error) => {
                 // Out of file descriptors, most likely: wait for some to come back instead of spinning.
                 tracing::warn!(%error, "a connection could not be accepted");
@@ -152,7 +172,7 @@ async fn accept(listener: std::net::TcpListener, hall: Arc<Hall>, mut stopped: w
 }
 
 /// Give a new connection to the worker with the fewest.
-fn hand_over(hall: &Arc<Hall>, stream: TcpStream, peer: SocketAddr) {
+fn hand_over(hall: &Arc<Hall>, stream: TcpStream, portal: usize, peer: SocketAddr) {
     let counts: Vec<usize> = hall.connections.iter().map(|count| count.load(Ordering::Relaxed)).collect();
     let full = counts.iter().sum::<usize>() >= limits::MAX_CONNECTIONS;
     let logins = hall.logins.load(Ordering::Relaxed) >= limits::MAX_LOGINS;
@@ -166,21 +186,21 @@ fn hand_over(hall: &Arc<Hall>, stream: TcpStream, peer: SocketAddr) {
     let workers = hall.workers.clone();
     workers.spawn_on(worker, move || async move {
         if let Ok(stream) = TcpStream::from_std(stream) {
-            serve(&hall, stream, peer).await;
+            serve(&hall, stream, portal, peer).await;
         }
         hall.connections[worker].fetch_sub(1, Ordering::Relaxed);
     });
 }
 
-async fn serve(hall: &Hall, mut stream: TcpStream, peer: SocketAddr) {
+async fn serve(hall: &Hall, mut stream: TcpStream, index: usize, peer: SocketAddr) {
     let Ok(local) = stream.local_addr() else { return };
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%peer, %error, "TCP_NODELAY");
     }
+    let came_by = CameBy { portals: Arc::clone(&hall.portals), index, local, peer };
     hall.logins.fetch_add(1, Ordering::Relaxed);
-    let desk = Desk { registry: &hall.registry, peer, portal_group_tag: PORTAL_GROUP_TAG };
-    let limit = Duration::from_millis(limits::LOGIN_TIMEOUT_MS);
-    let login = tokio::time::timeout(limit, log_in(&mut stream, &desk)).await;
+    let desk = Desk { registry: &hall.registry, came_by: &came_by, algorithms: &hall.algorithms };
+    let login = tokio::time::timeout(hall.patience.login, log_in(&mut stream, &desk)).await;
     hall.logins.fetch_sub(1, Ordering::Relaxed);
     let login = match login.unwrap_or(Err(LoginError::TimedOut)) {
         Ok(login) => login,
@@ -194,22 +214,10 @@ async fn serve(hall: &Hall, mut stream: TcpStream, peer: SocketAddr) {
             Err(_) => return,
         },
     };
-    let info = SessionInfo {
-        id: 0,
-        tsih: login.tsih,
-        initiator: login.outcome.initiator.clone(),
-        initiator_alias: login.outcome.alias.clone(),
-        isid: login.isid,
-        target: target.as_ref().map(|target| target.name.clone()),
-        peer,
-        local,
-        header_digest: login.outcome.parameters.header_digest,
-        data_digest: login.outcome.parameters.data_digest,
-    };
-    hall.registry.reinstate(&info).await;
-    let (session, messages) = hall.registry.enter(info);
+    let (entered, messages) = hall.registry.enter(session_info(&login, target.as_deref(), &came_by)).await;
+    let session = entered.id;
     if stream.write_all(&login.last).await.is_ok() {
-        let connection = connect(hall, stream, peer, local, login, target.clone(), session, messages);
+        let connection = connect(hall, stream, came_by, login, target.clone(), session, messages);
         let nexus = connection.commands.state.nexus.clone();
         if let Some(target) = &target {
             target.luns.nexus_met(&nexus);
@@ -220,18 +228,32 @@ async fn serve(hall: &Hall, mut stream: TcpStream, peer: SocketAddr) {
         if let Some(target) = target {
             target.luns.nexus_lost(&nexus);
         }
-        hall.registry.leave(session);
-        return ended.tell();
+        // First gone from the registry, then told.
+        drop(entered);
+        ended.tell();
     }
-    hall.registry.leave(session);
 }
 
-#[allow(clippy::too_many_arguments)]
+fn session_info(login: &login::LoggedIn, target: Option<&Target>, came_by: &CameBy) -> SessionInfo {
+    SessionInfo {
+        id: 0,
+        tsih: login.tsih,
+        initiator: login.outcome.initiator.clone(),
+        initiator_alias: login.outcome.alias.clone(),
+        isid: login.isid,
+        portal_group: came_by.group(),
+        target: target.map(|target| target.name.clone()),
+        peer: came_by.peer,
+        local: came_by.local,
+        header_digest: login.outcome.parameters.header_digest,
+        data_digest: login.outcome.parameters.data_digest,
+    }
+}
+
 fn connect(
     hall: &Hall,
     stream: TcpStream,
-    peer: SocketAddr,
-    local: SocketAddr,
+    came_by: CameBy,
     login: login::LoggedIn,
     target: Option<Arc<Target>>,
     session: u64,
@@ -243,15 +265,13 @@ fn connect(
         initiator_name: login.outcome.initiator.clone(),
         isid: login.isid,
         target_name: name.clone().unwrap_or_default(),
-        target_portal_group: PORTAL_GROUP_TAG,
+        target_portal_group: came_by.group(),
         relative_target_port: target.as_ref().map_or(1, |target| target.luns.port().number()),
     };
     let text = TextExchange {
         registry: Arc::clone(&hall.registry),
         initiator: login.outcome.initiator,
-        peer,
-        local,
-        portal_group_tag: PORTAL_GROUP_TAG,
+        came_by,
         target: name,
         request: Vec::new(),
         rest: Vec::new(),
@@ -270,5 +290,7 @@ fn connect(
         messages,
         text,
         discovery,
+        login.cid,
+        hall.patience,
     )
 }

@@ -3,8 +3,9 @@
 use std::rc::Rc;
 
 use block_io::Buffer;
+use tokio::time::Instant;
 
-use super::connection::{Connection, Segment, Sink};
+use super::connection::{Connection, Segment, Shape, Sink};
 use super::state::{Phase, Task};
 use crate::limits;
 use crate::pdu::response::RejectReason;
@@ -12,12 +13,11 @@ use crate::pdu::{Bhs, NO_TAG, opcode, request};
 
 impl Connection {
     /// The header decides where its data lands.
-    pub(super) async fn place(&mut self, header: Bhs) -> Segment {
-        let length = header.data_bytes();
-        let mut segment =
-            Segment { header, sink: Sink::Discard, filled: 0, length, command: None, ignored: false };
+    pub(super) async fn place(&mut self, header: Bhs, shape: Shape) -> Segment {
+        let mut segment = Segment::of(header);
+        let length = segment.length;
         match header.opcode() {
-            opcode::SCSI_COMMAND if !self.discovery => self.place_command(&mut segment).await,
+            opcode::SCSI_COMMAND if !self.discovery => self.place_command(&mut segment, shape).await,
             opcode::DATA_OUT if !self.discovery => self.place_data_out(&mut segment),
             _ if length <= limits::MAX_TEXT_BYTES => segment.sink = Sink::Collect(vec![0; length]),
             _ => {}
@@ -25,28 +25,30 @@ impl Connection {
         segment
     }
 
-    async fn place_command(&mut self, segment: &mut Segment) {
+    async fn place_command(&mut self, segment: &mut Segment, shape: Shape) {
         let command: request::ScsiCommand = segment.header.view();
         let tag = command.initiator_task_tag.get();
         let state = Rc::clone(&self.commands.state);
-        if state.tasks.borrow().contains_key(&tag) || tag == NO_TAG {
-            segment.ignored = true;
-            state.reject(RejectReason::ProtocolError, &segment.header);
-            return;
-        }
-        let too_many = segment.header.is_immediate()
-            && state.tasks.borrow().len() >= limits::QUEUE_DEPTH as usize + limits::MAX_IMMEDIATE;
-        if too_many {
-            segment.ignored = true;
-            state.reject(RejectReason::TooManyImmediateCommands, &segment.header);
-            return;
-        }
         if !segment.header.is_immediate() && !state.window.borrow().admits(command.cmd_sn.get()) {
             segment.ignored = true;
             return;
         }
+        let under_way = state.tasks.borrow().len();
+        let reason = if state.tasks.borrow().contains_key(&tag) || tag == NO_TAG {
+            Some(RejectReason::ProtocolError)
+        } else if segment.header.is_immediate()
+            && under_way >= limits::QUEUE_DEPTH as usize + limits::MAX_IMMEDIATE
+        {
+            Some(RejectReason::TooManyImmediateCommands)
+        } else {
+            None
+        };
+        if let Some(reason) = reason {
+            *segment = self.refuse(segment.header, reason);
+            return;
+        }
         let transfer_tag = self.transfer_tag();
-        let mut incoming = self.commands.incoming(&command, segment.length as u32, transfer_tag);
+        let mut incoming = self.commands.incoming(&command, shape, segment.length as u32, transfer_tag);
         let offered = command.expected_data_transfer_length.get().min(state.parameters.first_burst);
         if incoming.total > 0 && incoming.transfer.spoilt().is_none() {
             let bytes = incoming.total.max(offered as usize);
@@ -86,7 +88,10 @@ impl Connection {
             let sent = self.flush().ok()?;
             let stream = &self.stream;
             let mut message = None;
+            let close_at = self.close_at;
             tokio::select! {
+                () = async { tokio::time::sleep_until(close_at.unwrap_or_else(Instant::now)).await },
+                    if close_at.is_some() => self.time_is_up(),
                 buffer = &mut taking => return buffer.ok(),
                 () = state.wake.notified() => {}
                 ready = stream.writable(), if !sent => ready.ok()?,

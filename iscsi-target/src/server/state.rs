@@ -20,6 +20,7 @@ use tokio::sync::{Notify, oneshot};
 use zerocopy::IntoBytes;
 use zerocopy::big_endian::U32;
 
+use super::connection::Shape;
 use super::send::SendQueue;
 use crate::login::parameters::Parameters;
 use crate::pdu::response::{self, STAT_SN_OFFSET};
@@ -55,6 +56,7 @@ pub(super) enum Phase {
 #[derive(Debug)]
 pub(super) struct Incoming {
     pub(super) transfer: Transfer,
+    pub(super) shape: Shape,
     /// The command's data; away while a segment is being received into it. `None` where nothing is kept.
     pub(super) buffer: Option<Buffer>,
     /// Bytes the command will be given.
@@ -68,6 +70,8 @@ pub(super) struct Incoming {
 pub(super) enum Early {
     Command(u32),
     Other(Bhs, Vec<u8>),
+    /// It was rejected, and has its turn only so that others have theirs.
+    Nothing,
 }
 
 /// The state of a connection in full feature phase.
@@ -171,6 +175,16 @@ impl State {
 
     /// Queue the end of a command: its data, then its status, together where they may be (RFC 7143 section 11.7.3).
     pub(super) fn respond(&self, command: &request::ScsiCommand, response: &crate::scsi::ScsiResponse) {
+        self.respond_unread(command, response, 0);
+    }
+
+    /// The same for a bidirectional command of which `unread` bytes were to be read and none are.
+    pub(super) fn respond_unread(
+        &self,
+        command: &request::ScsiCommand,
+        response: &crate::scsi::ScsiResponse,
+        unread: u32,
+    ) {
         let expected = command.expected_data_transfer_length.get();
         let reads = command.flags & request::COMMAND_READ != 0;
         let data = if reads {
@@ -185,14 +199,12 @@ impl State {
             return;
         }
         let (flags, residual_count) = residual;
-        let mut sense = Vec::new();
-        if !response.sense.is_empty() {
-            sense.extend_from_slice(&(response.sense.len() as u16).to_be_bytes());
-            sense.extend_from_slice(&response.sense);
-        }
+        let sense =
+            if response.sense.is_empty() { Vec::new() } else { response::with_length(&response.sense) };
+        let read_flags = if unread > 0 { response::READ_UNDERFLOW } else { 0 };
         let header = response::ScsiResponse {
             opcode: opcode::SCSI_RESPONSE,
-            flags: crate::pdu::FINAL | flags,
+            flags: crate::pdu::FINAL | flags | read_flags,
             response: 0,
             status: response.status as u8,
             total_ahs_length: 0,
@@ -204,7 +216,7 @@ impl State {
             exp_cmd_sn: U32::new(0),
             max_cmd_sn: U32::new(0),
             exp_data_sn: U32::new(data_pdus),
-            bidirectional_residual: U32::new(0),
+            bidirectional_residual: U32::new(unread),
             residual_count: U32::new(residual_count),
         };
         self.send(&header, sense.into());
