@@ -64,7 +64,7 @@ impl Commands {
             let Some(task) = tasks.get_mut(&tag) else { return };
             let Phase::Receiving(incoming) = &mut task.phase else { return };
             incoming.arrived = true;
-            incoming.transfer.begin(task.header.flags & crate::pdu::FINAL != 0)
+            incoming.transfer.begin(task.header.flags & crate::pdu::FINAL != 0 || incoming.ended_early)
         };
         self.go_on(tag, next);
     }
@@ -96,10 +96,17 @@ impl Commands {
                 let (asc, ascq) = spoilt.codes();
                 Sense::new(0x0b, asc, ascq)
             });
-            let unsupported = incoming.shape != Shape::Ordinary;
-            if let Some(sense) = spoilt.or(unsupported.then_some(Sense::INVALID_OPCODE)) {
+            let ending = match (spoilt, incoming.shape) {
+                (Some(sense), _) => Some((Status::CheckCondition, Some(sense))),
+                (None, Shape::Unsupported { .. }) => {
+                    Some((Status::CheckCondition, Some(Sense::INVALID_OPCODE)))
+                }
+                (None, Shape::TurnedAway) => Some((Status::TaskSetFull, None)),
+                (None, Shape::Ordinary) => None,
+            };
+            if let Some((status, sense)) = ending {
                 drop(tasks);
-                return self.end_without_running(tag, Status::CheckCondition, Some(sense));
+                return self.end_without_running(tag, status, sense);
             }
             let data = incoming.buffer.take().map_or_else(Bytes::new, |mut buffer| {
                 buffer.truncate(incoming.total);
@@ -115,7 +122,7 @@ impl Commands {
     }
 
     /// Answer a command that never reaches its logical unit.
-    pub(super) fn end_without_running(&self, tag: u32, status: Status, sense: Option<Sense>) {
+    fn end_without_running(&self, tag: u32, status: Status, sense: Option<Sense>) {
         let Some(task) = self.state.tasks.borrow_mut().remove(&tag) else { return };
         let unread = match &task.phase {
             Phase::Receiving(incoming) => incoming.shape.read_bytes(),
@@ -262,6 +269,6 @@ impl Commands {
         let total = wanted.min(offered);
         let is_final = header.flags & crate::pdu::FINAL != 0;
         let transfer = Transfer::new(&self.state.parameters, total, offered, immediate, is_final, tag);
-        Incoming { transfer, shape, buffer: None, total: total as usize, arrived: false }
+        Incoming { transfer, shape, buffer: None, total: total as usize, arrived: false, ended_early: false }
     }
 }

@@ -8,7 +8,6 @@ use super::connection::{Connection, Ending, Segment, Sink};
 use super::state::{Early, Phase, Task};
 use crate::pdu::response::RejectReason;
 use crate::pdu::{Bhs, FINAL, opcode, request};
-use crate::scsi::Status;
 use crate::session::transfer::Spoilt;
 use crate::session::window::Arrival;
 
@@ -70,12 +69,7 @@ impl Connection {
         if let Sink::Buffer { buffer, .. } = segment.sink {
             incoming.buffer = Some(buffer);
         }
-        let tag = command.initiator_task_tag.get();
-        let turned_away = segment.ignored;
         self.commands.arrived(command, *incoming, &segment.header);
-        if turned_away {
-            self.commands.end_without_running(tag, Status::TaskSetFull, None);
-        }
         self.take_early();
     }
 
@@ -98,10 +92,12 @@ impl Connection {
                 self.commands.state.reject(RejectReason::DataDigestError, &segment.header);
                 incoming.transfer.spoil(Spoilt::DigestError);
             }
+            let is_final = header.flags & FINAL != 0;
+            incoming.ended_early |= is_final;
             if !incoming.arrived {
                 return;
             }
-            incoming.transfer.after_data(header.flags & FINAL != 0)
+            incoming.transfer.after_data(is_final)
         };
         self.commands.go_on(tag, next);
     }

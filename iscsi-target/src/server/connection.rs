@@ -96,10 +96,12 @@ impl Segment {
     }
 }
 
-/// What kind of PDU it is, by its additional header segments.
+/// Can a command be carried out?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Shape {
     Ordinary,
+    /// There is no memory for its data.
+    TurnedAway,
     /// A command with a CDB longer than 16 bytes or with data both ways, of which there are none here.
     Unsupported {
         /// Bytes it wants to read beside what it writes.
@@ -111,7 +113,7 @@ impl Shape {
     /// Bytes that it wants to read beside what it writes.
     pub(super) fn read_bytes(self) -> u32 {
         match self {
-            Self::Ordinary => 0,
+            Self::Ordinary | Self::TurnedAway => 0,
             Self::Unsupported { read } => read,
         }
     }

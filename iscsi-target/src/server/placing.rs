@@ -55,12 +55,14 @@ impl Connection {
             match self.take_buffer(bytes).await {
                 Some(buffer) if segment.length > 0 => segment.sink = Sink::Buffer { buffer, at: 0 },
                 Some(buffer) => incoming.buffer = Some(buffer),
+                // Nothing is kept of it; the initiator will send it again (SAM-5: TASK SET FULL).
                 None => {
-                    // Nothing is kept of it; the initiator will send it again (SAM-5: TASK SET FULL).
-                    incoming.total = 0;
-                    segment.command = Some(Box::new(incoming));
-                    segment.ignored = true;
-                    return;
+                    incoming = self.commands.incoming(
+                        &command,
+                        Shape::TurnedAway,
+                        segment.length as u32,
+                        transfer_tag,
+                    );
                 }
             }
         }

@@ -63,6 +63,8 @@ pub(super) struct Incoming {
     pub(super) total: usize,
     /// Its CmdSN has had its turn.
     pub(super) arrived: bool,
+    /// Its unsolicited data had ended before that.
+    pub(super) ended_early: bool,
 }
 
 /// What waits in the window for its CmdSN.
