@@ -283,7 +283,7 @@ fn session(info: SessionInfo) -> Session {
         target: info.target.unwrap_or_default(),
         initiator: info.initiator,
         alias: info.initiator_alias.unwrap_or_default(),
-        addresses: vec![info.peer.to_string()],
+        addresses: info.peers.iter().map(ToString::to_string).collect(),
         isid: hex::encode(info.isid),
         header_digest: info.header_digest,
         data_digest: info.data_digest,

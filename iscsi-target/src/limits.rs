@@ -3,6 +3,9 @@
 /// Connections of one server, logins in progress included: each costs a staging buffer and a file descriptor.
 pub const MAX_CONNECTIONS: usize = 2048;
 
+/// Connections of one session: each is a path, and hosts have few of them.
+pub const MAX_SESSION_CONNECTIONS: u32 = 8;
+
 /// Logins in progress at once: what strangers can cost before they have shown who they are.
 pub const MAX_LOGINS: usize = 256;
 
@@ -67,6 +70,9 @@ pub const SESSION_MAILBOX: usize = 16;
 /// Nexuses registered with one logical unit: every port of a large cluster's nodes, and still a small part of the slot
 /// in which the arrays keep them.
 pub const MAX_REGISTRATIONS: usize = 256;
+
+/// Memory for parameter lists, apart from that for data: a node that fences another does not wait behind its writes.
+pub const PARAMETER_POOL_BYTES: usize = 4 << 20;
 
 /// Parameter list of PERSISTENT RESERVE OUT: as many TransportIDs as may be registered.
 pub const MAX_RESERVE_LIST_BYTES: usize = 64 << 10;

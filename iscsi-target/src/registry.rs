@@ -13,6 +13,7 @@ use crate::login::Refusal;
 use crate::names;
 use crate::scsi::reservations::ItNexus;
 use crate::scsi::{AccessState, LogicalUnit, LunMap, Preempted, Sense};
+use crate::server::Joining;
 
 /// Who may log in to a target. Nobody is the default.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -109,7 +110,9 @@ struct Rules {
 
 /// What the rest of the target asks of a session, or has to tell it.
 #[derive(Debug)]
-pub enum SessionMessage {
+pub(crate) enum SessionMessage {
+    /// A connection that has logged in is to be one of the session's.
+    Join(Box<Joining>),
     /// End the tasks of these units without a response; tell when none can change data any more.
     Abort {
         /// Whose.
@@ -155,8 +158,8 @@ pub struct SessionInfo {
     pub portal_group: u16,
     /// The target; none for discovery.
     pub target: Option<String>,
-    /// The initiator's address.
-    pub peer: std::net::SocketAddr,
+    /// The initiator's addresses, one for each connection.
+    pub peers: Vec<std::net::SocketAddr>,
     /// Ours.
     pub local: std::net::SocketAddr,
     /// HeaderDigest.
@@ -379,6 +382,26 @@ impl TargetRegistry {
     /// Is there a session of this TSIH?
     pub(crate) fn has_tsih(&self, tsih: u16) -> bool {
         lock(&self.sessions).values().any(|session| session.info.tsih == tsih)
+    }
+
+    /// The session that a connection with this TSIH may join: of the same initiator port and target port.
+    pub(crate) fn to_join(&self, info: &SessionInfo) -> Result<mpsc::Sender<SessionMessage>, Refusal> {
+        let sessions = lock(&self.sessions);
+        let session = sessions.values().find(|session| session.info.tsih == info.tsih);
+        let session = session.ok_or(Refusal::SessionDoesNotExist)?;
+        let by_its_group = SessionInfo { portal_group: session.info.portal_group, ..info.clone() };
+        match (session.info.is_same_nexus(info), session.info.is_same_nexus(&by_its_group)) {
+            (true, _) => Ok(session.mailbox.clone()),
+            (false, true) => Err(Refusal::CannotInclude),
+            (false, false) => Err(Refusal::SessionDoesNotExist),
+        }
+    }
+
+    /// From where a session's connections come now.
+    pub(crate) fn set_peers(&self, id: u64, peers: Vec<std::net::SocketAddr>) {
+        if let Some(session) = lock(&self.sessions).get_mut(&id) {
+            session.info.peers = peers;
+        }
     }
 
     /// Enter a session. Session reinstatement (RFC 7143 section 6.3.5): one of the same nexus is closed first, and none of

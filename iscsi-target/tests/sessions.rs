@@ -66,6 +66,8 @@ fn a_login_to_a_session_that_is_not_there_is_refused() {
     let tsih = bench.registry.sessions()[0].tsih;
     let join = |tsih| {
         let mut initiator = Initiator::connect(bench.address);
+        initiator.isid = [0x80, 0, 0, 0, 0, 1];
+        initiator.cid = 1;
         initiator.tsih = tsih;
         initiator.log_in(NODE, Some(TARGET), "").map(|_| ()).unwrap_err()
     };
@@ -82,7 +84,7 @@ fn of_logins_of_one_nexus_at_the_same_time_one_stays() {
     let logins: Vec<_> = (0..16).map(|_| std::thread::spawn(move || log_in_at(address, 1).0)).collect();
     let initiators: Vec<Initiator> = logins.into_iter().map(|login| login.join().unwrap()).collect();
     bench.eventually("one session is left", || bench.registry.sessions().len() == 1);
-    let peer = bench.registry.sessions()[0].peer;
+    let peer = bench.registry.sessions()[0].peers[0];
     for mut initiator in initiators {
         if initiator.stream.local_addr().unwrap() == peer {
             assert!(initiator.ping().is_empty());

@@ -52,7 +52,11 @@ const fn normal(name: &'static str, section: &'static str, rule: Rule) -> Key {
 pub const KEYS: &[Key] = &[
     key("HeaderDigest", "13.1", Rule::List(&["CRC32C", "None"], |p, v| p.header_digest = v == "CRC32C")),
     key("DataDigest", "13.1", Rule::List(&["CRC32C", "None"], |p, v| p.data_digest = v == "CRC32C")),
-    normal("MaxConnections", "13.2", Rule::Minimum(1, (1, 65535), |_, _| {})),
+    normal(
+        "MaxConnections",
+        "13.2",
+        Rule::Minimum(limits::MAX_SESSION_CONNECTIONS, (1, 65535), |p, v| p.max_connections = v),
+    ),
     key("SendTargets", "13.3", Rule::NotInLogin),
     key("TargetName", "13.4", Rule::Stated),
     key("InitiatorName", "13.5", Rule::Stated),

@@ -42,6 +42,8 @@ pub enum Refusal {
     TooManyConnections = 0x0206,
     #[error("a name is missing")]
     MissingParameter = 0x0207,
+    #[error("the session is with another portal group")]
+    CannotInclude = 0x0208,
     #[error("the session type is not supported")]
     SessionTypeUnsupported = 0x0209,
     #[error("there is no session with this TSIH")]

@@ -21,6 +21,8 @@ pub struct Parameters {
     pub immediate_data: bool,
     /// MaxOutstandingR2T.
     pub max_outstanding_r2t: u32,
+    /// MaxConnections.
+    pub max_connections: u32,
     /// DataPDUInOrder: offsets grow inside a sequence.
     pub data_pdu_in_order: bool,
     /// DataSequenceInOrder: so do those of sequences. Ours always do.
@@ -46,6 +48,7 @@ impl Default for Parameters {
             initial_r2t: true,
             immediate_data: true,
             max_outstanding_r2t: 1,
+            max_connections: 1,
             data_pdu_in_order: true,
             data_sequence_in_order: true,
             time_to_wait_s: 2,

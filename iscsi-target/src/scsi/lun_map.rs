@@ -174,6 +174,12 @@ impl LunMap {
         of_unit.map(|(lun, _)| u64::from_be_bytes(address(*lun))).collect()
     }
 
+    /// Is what a CDB wants of the initiator a parameter list, and not data for the medium?
+    pub(crate) fn wants_parameters(cdb: &[u8]) -> bool {
+        let data_out = command_table::find(cdb).map(|command| command.data_out);
+        matches!(data_out, Some(DataOut::Byte(_) | DataOut::Word(_) | DataOut::Long(_)))
+    }
+
     /// Bytes of data a CDB wants of the initiator. `None` for a command that is not known.
     pub fn data_out_length(&self, lun: u64, cdb: &[u8]) -> Option<u64> {
         let command = command_table::find(cdb)?;

@@ -8,6 +8,7 @@ use smallvec::SmallVec;
 use tokio::sync::{oneshot, watch};
 
 use super::connection::Shape;
+use super::link::Link;
 use super::state::{Early, Incoming, Phase, State, Task};
 use crate::pdu::{Bhs, request};
 use crate::registry::{Target, TargetRegistry};
@@ -20,8 +21,12 @@ use crate::session::window::Arrival;
 #[derive(Clone)]
 pub(super) struct Commands {
     pub(super) state: Rc<State>,
+    /// The connection that it is about.
+    pub(super) link: Rc<Link>,
     pub(super) target: std::sync::Arc<Target>,
     pub(super) pool: BufferPool,
+    /// For what the device server reads itself.
+    pub(super) parameter_pool: BufferPool,
     pub(super) registry: std::sync::Arc<TargetRegistry>,
     pub(super) session: u64,
 }
@@ -40,6 +45,7 @@ impl Commands {
         let tag = header.initiator_task_tag.get();
         let task = Task {
             header,
+            link: Rc::clone(&self.link),
             attribute: Attribute::from_flags(header.flags),
             phase: Phase::Receiving(Box::new(incoming)),
             aborted: false,
@@ -75,12 +81,11 @@ impl Commands {
             Next::Wait => {}
             Next::Solicit { r2t_sn, offset, length } => {
                 let tasks = self.state.tasks.borrow();
-                let Some(Task { header, phase: Phase::Receiving(incoming), .. }) = tasks.get(&tag) else {
+                let Some(Task { header, link, phase: Phase::Receiving(incoming), .. }) = tasks.get(&tag)
+                else {
                     return;
                 };
-                let (header, ttt) = (*header, incoming.transfer.target_transfer_tag());
-                drop(tasks);
-                self.state.send_r2t(&header, ttt, r2t_sn, offset, length);
+                link.send_r2t(header, incoming.transfer.target_transfer_tag(), r2t_sn, offset, length);
             }
             Next::Complete => self.ready(tag),
         }
@@ -131,7 +136,7 @@ impl Commands {
         let sense = sense.map_or_else(Vec::new, |sense| sense.encode(false));
         let response = ScsiResponse { status, sense, ..ScsiResponse::good() };
         self.open_window();
-        self.state.respond_unread(&task.header, &response, unread);
+        task.link.respond_unread(&task.header, &response, unread);
         for waiter in task.waiters {
             let _ = waiter.send(());
         }
@@ -187,10 +192,9 @@ impl Commands {
 
     fn ended(&self, tag: u32, response: &ScsiResponse) {
         let Some(task) = self.state.tasks.borrow_mut().remove(&tag) else { return };
-        self.state.commands.set(self.state.commands.get() + 1);
         self.open_window();
         if !task.aborted {
-            self.state.respond(&task.header, response);
+            task.link.respond(&task.header, response);
         }
         let lun = task.header.lun.get();
         let starting = self.end_in_order(lun, task.attribute);
@@ -201,7 +205,7 @@ impl Commands {
         for tag in starting {
             self.run(tag);
         }
-        self.state.wake.notify_one();
+        task.link.wake.notify_one();
     }
 
     fn end_in_order(&self, lun: u64, attribute: Attribute) -> Vec<u32> {

@@ -5,6 +5,7 @@
 use std::rc::Rc;
 
 use super::connection::{Connection, Ending, Segment, Sink};
+use super::link::Errand;
 use super::state::{Early, Phase, Task};
 use crate::pdu::response::RejectReason;
 use crate::pdu::{Bhs, FINAL, opcode, request};
@@ -42,7 +43,7 @@ impl Connection {
     /// among the commands that stays empty, for at error recovery level 0 nobody sends it again, and so the
     /// session is begun anew (RFC 7143 section 7.8).
     fn damaged(&mut self, header: &Bhs) {
-        self.commands.state.reject(RejectReason::DataDigestError, header);
+        self.commands.link.reject(RejectReason::DataDigestError, header);
         if is_numbered(header) {
             self.closing = Some(Ending::Protocol("data digest"));
         }
@@ -89,7 +90,7 @@ impl Connection {
             }
             if !intact {
                 // It is discarded, and the command ends when all its data has come (RFC 7143 section 7.8).
-                self.commands.state.reject(RejectReason::DataDigestError, &segment.header);
+                self.commands.link.reject(RejectReason::DataDigestError, &segment.header);
                 incoming.transfer.spoil(Spoilt::DigestError);
             }
             let is_final = header.flags & FINAL != 0;
@@ -108,8 +109,9 @@ impl Connection {
             return self.dispatch(&header, data);
         }
         let cmd_sn = header.view::<request::NopOut>().cmd_sn.get();
-        let arrival = self.commands.state.window.borrow_mut().arrive(cmd_sn, Early::Other(header, data));
-        if let Arrival::Now(Early::Other(header, data)) = arrival {
+        let arrival =
+            self.commands.state.window.borrow_mut().arrive(cmd_sn, Early::Other(self.cid(), header, data));
+        if let Arrival::Now(Early::Other(_, header, data)) = arrival {
             self.commands.open_window();
             self.dispatch(&header, data)?;
             self.take_early();
@@ -124,9 +126,15 @@ impl Connection {
             match next {
                 Some(Early::Command(tag)) => self.commands.its_turn(tag),
                 Some(Early::Nothing) => {}
-                Some(Early::Other(header, data)) => {
+                Some(Early::Other(cid, header, data)) if cid == self.cid() => {
                     if let Err(ending) = self.dispatch(&header, data) {
                         self.closing = Some(ending);
+                    }
+                }
+                Some(Early::Other(cid, header, data)) => {
+                    // What came by a connection that is gone has had its turn.
+                    if let Some(link) = self.commands.state.link(cid) {
+                        link.ask(Errand::Pdu(header, data));
                     }
                 }
                 None => return,
@@ -134,24 +142,24 @@ impl Connection {
         }
     }
 
-    fn dispatch(&mut self, header: &Bhs, data: Vec<u8>) -> Result<(), Ending> {
-        let state = Rc::clone(&self.commands.state);
+    pub(super) fn dispatch(&mut self, header: &Bhs, data: Vec<u8>) -> Result<(), Ending> {
+        let link = Rc::clone(&self.commands.link);
         match header.opcode() {
             opcode::NOP_OUT => self.nop_out(header, data),
             opcode::TASK_MANAGEMENT if !self.discovery => {
-                self.commands.manage(&header.view(), &self.registry, self.session);
+                self.commands.manage(&header.view());
             }
-            opcode::TEXT => match self.text.step(header, &data, state.parameters.initiator_max_recv) {
-                Ok((answer, text)) => state.send(&answer, text),
-                Err(reason) => state.reject(reason, header),
+            opcode::TEXT => match self.text.step(header, &data, link.parameters.initiator_max_recv) {
+                Ok((answer, text)) => link.send(&answer, text),
+                Err(reason) => link.reject(reason, header),
             },
             opcode::LOGOUT => self.logout(header),
-            opcode::SNACK => state.reject(RejectReason::SnackReject, header),
+            opcode::SNACK => link.reject(RejectReason::SnackReject, header),
             opcode::LOGIN => {
-                state.reject(RejectReason::ProtocolError, header);
+                link.reject(RejectReason::ProtocolError, header);
                 self.closing = Some(Ending::Protocol("a login in full feature phase"));
             }
-            _ => state.reject(RejectReason::CommandNotSupported, header),
+            _ => link.reject(RejectReason::CommandNotSupported, header),
         }
         Ok(())
     }

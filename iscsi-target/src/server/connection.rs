@@ -7,12 +7,10 @@
 use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::Poll;
 
 use block_io::Buffer;
 use tokio::net::TcpStream;
-use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use zerocopy::FromBytes;
 
@@ -26,7 +24,6 @@ use crate::limits;
 use crate::pdu::ahs::Ahs;
 use crate::pdu::response::RejectReason;
 use crate::pdu::{BHS_BYTES, Bhs, NO_TAG, opcode, padding, request};
-use crate::registry::{SessionMessage, TargetRegistry};
 
 /// Why a connection ends.
 #[derive(Debug, thiserror::Error)]
@@ -53,25 +50,6 @@ pub(super) enum Sink {
     Buffer { buffer: Buffer, at: usize },
     /// Nowhere.
     Discard,
-}
-
-/// A connection that is over. Whoever asked for its end is told only when the session has left the registry too: a new
-/// session of the same nexus must not meet its former self there.
-pub(super) struct Ended {
-    pub(super) ending: Ending,
-    told: Vec<oneshot::Sender<()>>,
-    /// Kept so that those who still wait in it are told no sooner than the others.
-    _messages: mpsc::Receiver<SessionMessage>,
-}
-
-impl Ended {
-    /// The session is gone from everywhere.
-    pub(super) fn tell(self) {
-        for told in self.told {
-            // Whoever asked may have gone itself.
-            let _ = told.send(());
-        }
-    }
 }
 
 /// A PDU whose data is being received.
@@ -124,79 +102,68 @@ pub(super) struct Connection {
     pub(super) stream: TcpStream,
     pub(super) staging: Staging,
     pub(super) commands: Commands,
-    pub(super) registry: Arc<TargetRegistry>,
-    pub(super) session: u64,
-    pub(super) messages: mpsc::Receiver<SessionMessage>,
     pub(super) text: TextExchange,
     pub(super) discovery: bool,
     segment: Option<Segment>,
     next_transfer_tag: u32,
-    /// CID.
-    pub(super) cid: u16,
     pub(super) patience: Patience,
     pub(super) heard: Instant,
     pub(super) asked: Option<Instant>,
     pub(super) closing: Option<Ending>,
     pub(super) close_at: Option<Instant>,
-    pub(super) told: Vec<oneshot::Sender<()>>,
 }
 
 impl Connection {
-    #[allow(clippy::too_many_arguments)]
-    pub(super) fn new(
-        stream: TcpStream,
-        staging: Staging,
-        commands: Commands,
-        registry: Arc<TargetRegistry>,
-        session: u64,
-        messages: mpsc::Receiver<SessionMessage>,
-        text: TextExchange,
-        discovery: bool,
-        cid: u16,
-        patience: Patience,
-    ) -> Self {
+    pub(super) fn new(stream: TcpStream, commands: Commands, text: TextExchange, patience: Patience) -> Self {
         Self {
             stream,
-            staging,
+            staging: Staging::new(),
+            discovery: text.target.is_none(),
             commands,
-            registry,
-            session,
-            messages,
             text,
-            discovery,
             segment: None,
             next_transfer_tag: 0,
-            cid,
             patience,
             heard: Instant::now(),
             asked: None,
             closing: None,
             close_at: None,
-            told: Vec::new(),
         }
     }
 
+    /// CID.
+    pub(super) fn cid(&self) -> u16 {
+        self.commands.link.cid
+    }
+
     /// Serve until the connection ends; then wait until none of its commands runs any more.
-    pub(super) async fn run(mut self) -> Ended {
+    pub(super) async fn run(mut self) -> Ending {
         let ending = match self.serve().await {
             Ok(ending) | Err(ending) => ending,
         };
-        let state = Rc::clone(&self.commands.state);
-        state.closed.set(true);
-        state.queue.borrow_mut().clear();
+        self.give_up(ending).await
+    }
+
+    /// End it, and wait until none of its commands runs any more.
+    pub(super) async fn give_up(mut self, ending: Ending) -> Ending {
+        let link = Rc::clone(&self.commands.link);
+        link.closed.set(true);
+        link.queue.borrow_mut().clear();
         self.segment = None;
         // The initiator learns at once that it is over; a socket that is gone already needs no closing.
         let _ = socket2::SockRef::from(&self.stream).shutdown(std::net::Shutdown::Both);
-        for task in self.commands.abort(|_, _| true).running {
+        for task in self.commands.abort(|_, task| Rc::ptr_eq(&task.link, &link)).running {
             // An error means that it has ended.
             let _ = task.await;
         }
-        Ended { ending, told: self.told, _messages: self.messages }
+        self.commands.state.links.borrow_mut().retain(|other| !Rc::ptr_eq(other, &link));
+        ending
     }
 
     async fn serve(&mut self) -> Result<Ending, Ending> {
         loop {
             self.parse().await?;
+            self.run_errands(true);
             if self.is_due() {
                 self.time_is_up();
             }
@@ -212,18 +179,17 @@ impl Connection {
     }
 
     pub(super) fn flush(&mut self) -> Result<bool, Ending> {
-        Ok(self.commands.state.queue.borrow_mut().flush(&self.stream)?)
+        Ok(self.commands.link.queue.borrow_mut().flush(&self.stream)?)
     }
 
     /// Wait until there is something to do. Bytes are received here.
     async fn wait(&mut self, sent: bool) -> Result<(), Ending> {
-        let state = Rc::clone(&self.commands.state);
+        let link = Rc::clone(&self.commands.link);
         // An initiator that does not take its responses gets no more commands in.
-        let listens = self.closing.is_none() && state.queued_bytes() < limits::MAX_QUEUED_RESPONSE_BYTES;
+        let listens = self.closing.is_none() && link.queued_bytes() < limits::MAX_QUEUED_RESPONSE_BYTES;
         let deadline = self.deadline();
         let (stream, staging, segment) = (&mut self.stream, &mut self.staging, &mut self.segment);
         let mut writable = false;
-        let mut message = None;
         let mut timed_out = false;
         let mut received = None;
         tokio::select! {
@@ -238,8 +204,7 @@ impl Connection {
                 }
                 receive(stream, staging, segment.as_mut(), context).map(|result| result.map(Some))
             }) => received = result?,
-            () = state.wake.notified() => {}
-            some = self.messages.recv() => message = some,
+            () = link.wake.notified() => {}
             () = tokio::time::sleep_until(deadline) => timed_out = true,
         }
         if received == Some(0) {
@@ -248,9 +213,6 @@ impl Connection {
         if received.is_some() {
             self.heard = Instant::now();
             self.asked = None;
-        }
-        if let Some(message) = message {
-            self.take_message(message);
         }
         if timed_out {
             self.deadline_passed()?;
@@ -290,7 +252,7 @@ impl Connection {
     async fn begin_pdu(&mut self) -> Result<bool, Ending> {
         let staged = self.staging.staged();
         let Ok((header, _)) = Bhs::read_from_prefix(staged) else { return Ok(false) };
-        let digest_bytes = if self.commands.state.parameters.header_digest { 4 } else { 0 };
+        let digest_bytes = if self.commands.link.parameters.header_digest { 4 } else { 0 };
         let whole = BHS_BYTES + header.ahs_bytes();
         let Some(bytes) = staged.get(..whole + digest_bytes) else { return Ok(false) };
         if digest_bytes > 0 && crc32c(&[&bytes[..whole]]).to_le_bytes() != bytes[whole..] {
@@ -299,7 +261,7 @@ impl Connection {
         }
         let shape = self.shape(&header, &bytes[BHS_BYTES..whole]);
         self.staging.consume(whole + digest_bytes);
-        if header.data_bytes() > self.commands.state.parameters.our_max_recv as usize {
+        if header.data_bytes() > self.commands.link.parameters.our_max_recv as usize {
             return Err(Ending::Protocol("a data segment longer than MaxRecvDataSegmentLength"));
         }
         self.segment = Some(match shape {
@@ -325,7 +287,7 @@ impl Connection {
 
     /// Reject a PDU; its data is passed over.
     pub(super) fn refuse(&self, header: Bhs, reason: RejectReason) -> Segment {
-        self.commands.state.reject(reason, &header);
+        self.commands.link.reject(reason, &header);
         Segment { ignored: true, refused: true, ..Segment::of(header) }
     }
 
@@ -343,7 +305,7 @@ impl Connection {
                 count
             }
         };
-        let tail = wire_tail(segment.length, self.commands.state.parameters.data_digest);
+        let tail = wire_tail(segment.length, self.commands.link.parameters.data_digest);
         if segment.filled < segment.length || self.staging.staged().len() < tail {
             self.segment = Some(segment);
             return Ok(false);
@@ -355,7 +317,7 @@ impl Connection {
     }
 
     fn digest_matches(&self, segment: &Segment) -> bool {
-        if segment.length == 0 || !self.commands.state.parameters.data_digest {
+        if segment.length == 0 || !self.commands.link.parameters.data_digest {
             return true;
         }
         let data = match &segment.sink {

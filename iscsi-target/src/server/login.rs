@@ -11,7 +11,7 @@ use super::portals::CameBy;
 use crate::chap::{Algorithm, ChapPolicy};
 use crate::login::parameters::DEFAULT_MAX_RECV;
 use crate::login::{Answer, Authority, Machine, Outcome, Refusal};
-use crate::pdu::response::LoginResponse;
+use crate::pdu::response::{LoginResponse, STAT_SN_OFFSET};
 use crate::pdu::{BHS_BYTES, Bhs, opcode, padding, request, three_bytes};
 use crate::registry::TargetRegistry;
 
@@ -26,11 +26,14 @@ pub(super) enum LoginError {
     TimedOut,
 }
 
-/// A session that may begin.
+/// A session, or a connection of one, that may begin.
+#[derive(Debug)]
 pub(super) struct LoggedIn {
     pub(super) outcome: Outcome,
     pub(super) isid: [u8; 6],
     pub(super) tsih: u16,
+    /// It is to join the session of that TSIH.
+    pub(super) joins: bool,
     pub(super) cid: u16,
     /// CmdSN of the first command.
     pub(super) cmd_sn: u32,
@@ -38,6 +41,24 @@ pub(super) struct LoggedIn {
     pub(super) stat_sn: u32,
     /// The last response, to be sent once the session is entered.
     pub(super) last: Vec<u8>,
+    /// What it answers.
+    request: request::Login,
+}
+
+impl LoggedIn {
+    /// The last response, with the numbers of the session that is joined.
+    pub(super) fn admitted(&self, exp_cmd_sn: u32, max_cmd_sn: u32) -> Vec<u8> {
+        let mut bytes = self.last.clone();
+        let at = STAT_SN_OFFSET + 4;
+        bytes[at..at + 4].copy_from_slice(&exp_cmd_sn.to_be_bytes());
+        bytes[at + 4..at + 8].copy_from_slice(&max_cmd_sn.to_be_bytes());
+        bytes
+    }
+
+    /// The refusal that takes its place.
+    pub(super) fn refused(&self, refusal: Refusal) -> Vec<u8> {
+        encode(&self.request, self.stat_sn.wrapping_sub(1), 0, &Err(refusal))
+    }
 }
 
 /// Access as the registry has it, for an initiator from there.
@@ -92,7 +113,12 @@ pub(super) async fn log_in(stream: &mut TcpStream, desk: &Desk<'_>) -> Result<Lo
             }
             Ok(answer) => {
                 let done = answer.outcome.is_some();
-                let tsih = if done { desk.registry.next_tsih() } else { 0 };
+                let asked = login.tsih.get();
+                let tsih = match (done, asked) {
+                    (false, _) => 0,
+                    (true, 0) => desk.registry.next_tsih(),
+                    (true, _) => asked,
+                };
                 let bytes = encode(&login, sn, tsih, &Ok(&answer));
                 stat_sn = Some(sn.wrapping_add(1));
                 if let Some(outcome) = answer.outcome {
@@ -100,6 +126,8 @@ pub(super) async fn log_in(stream: &mut TcpStream, desk: &Desk<'_>) -> Result<Lo
                         outcome,
                         isid: login.isid,
                         tsih,
+                        joins: asked != 0,
+                        request: login,
                         cid: login.cid.get(),
                         cmd_sn: login.cmd_sn.get(),
                         stat_sn: sn.wrapping_add(1),
@@ -118,8 +146,8 @@ fn check(header: &Bhs, login: &request::Login, registry: &TargetRegistry) -> Res
     }
     match login.tsih.get() {
         0 => Ok(()),
-        // A session has one connection.
-        tsih if registry.has_tsih(tsih) => Err(Refusal::TooManyConnections),
+        // Whether it is this initiator's is asked when it has shown who it is.
+        tsih if registry.has_tsih(tsih) => Ok(()),
         _ => Err(Refusal::SessionDoesNotExist),
     }
 }

@@ -1,14 +1,16 @@
 //! The sockets: portals that accept, workers that serve. The only part of the crate that does I/O.
 //!
-//! A connection is handed to the worker with the fewest of them and stays there: its commands, its disk I/O and its
-//! responses never change threads.
+//! A connection is handed to the worker with the fewest of them, or to that of the session it joins, and stays there: its
+//! commands, its disk I/O and its responses never change threads.
 
 mod commands;
 mod complete;
 mod connection;
 mod digest;
+mod link;
 mod login;
 mod management;
+mod members;
 mod placing;
 mod portals;
 mod receive;
@@ -34,10 +36,11 @@ use crate::login::SessionKind;
 use crate::registry::{SessionInfo, SessionMessage, Target, TargetRegistry, tell};
 use crate::scsi::{LunMap, Nexus};
 use commands::Commands;
-use connection::Connection;
+use link::Link;
 use login::{Desk, LoginError, log_in};
+pub(crate) use members::Joining;
+use members::Members;
 use portals::CameBy;
-use receive::Staging;
 use state::State;
 use text::TextExchange;
 
@@ -89,6 +92,7 @@ pub struct TargetServer {
 struct Hall {
     registry: Arc<TargetRegistry>,
     pool: BufferPool,
+    parameter_pool: BufferPool,
     patience: Patience,
     algorithms: Vec<Algorithm>,
     portals: Arc<[Portal]>,
@@ -116,6 +120,7 @@ impl TargetServer {
         let hall = Arc::new(Hall {
             registry: Arc::clone(&registry),
             pool: config.pool,
+            parameter_pool: BufferPool::new(limits::PARAMETER_POOL_BYTES),
             patience: config.patience,
             algorithms: config.algorithms,
             portals: Arc::clone(&portals),
@@ -214,24 +219,75 @@ async fn serve(hall: &Hall, mut stream: TcpStream, index: usize, peer: SocketAdd
             Err(_) => return,
         },
     };
-    let (entered, messages) = hall.registry.enter(session_info(&login, target.as_deref(), &came_by)).await;
+    let info = session_info(&login, target.as_deref(), &came_by);
+    if login.joins {
+        return join(hall, stream, login, came_by, &info).await;
+    }
+    let (entered, messages) = hall.registry.enter(info).await;
     let session = entered.id;
+    let nexus = nexus(&login, target.as_deref(), &came_by);
+    // Whatever changes once it knows that it is logged in, it is told of.
+    if let Some(target) = &target {
+        target.luns.nexus_met(&nexus);
+    }
+    let mut ended = None;
     if stream.write_all(&login.last).await.is_ok() {
-        let connection = connect(hall, stream, came_by, login, target.clone(), session, messages);
-        let nexus = connection.commands.state.nexus.clone();
-        if let Some(target) = &target {
-            target.luns.nexus_met(&nexus);
-        }
         tracing::info!(%peer, session, initiator = %nexus.initiator_name, target = %nexus.target_name, "logged in");
-        let ended = connection.run().await;
-        tracing::info!(%peer, session, ending = %ended.ending, "session ended");
-        if let Some(target) = target {
-            target.luns.nexus_lost(&nexus);
-        }
-        // First gone from the registry, then told.
-        drop(entered);
+        let members = begin(hall, stream, came_by, login, nexus.clone(), target.clone(), session);
+        let over = members.run(messages).await;
+        tracing::info!(%peer, session, ending = %over.ending, "session ended");
+        ended = Some(over);
+    }
+    if let Some(target) = target {
+        target.luns.nexus_lost(&nexus);
+    }
+    // First gone from the registry, then told.
+    drop(entered);
+    if let Some(ended) = ended {
         ended.tell();
     }
+}
+
+fn nexus(login: &login::LoggedIn, target: Option<&Target>, came_by: &CameBy) -> Nexus {
+    Nexus {
+        initiator_name: login.outcome.initiator.clone(),
+        isid: login.isid,
+        target_name: target.map(|target| target.name.clone()).unwrap_or_default(),
+        target_portal_group: came_by.group(),
+        relative_target_port: target.map_or(1, |target| target.luns.port().number()),
+    }
+}
+
+/// Hand a connection to the session that it is to join, which may be with another worker, and wait until it is over.
+async fn join(hall: &Hall, stream: TcpStream, login: login::LoggedIn, came_by: CameBy, info: &SessionInfo) {
+    let session = match hall.registry.to_join(info) {
+        Ok(session) => session,
+        Err(refusal) => {
+            // It is refused whether it hears of it or not.
+            let _ = send_whole(&stream, &login.refused(refusal)).await;
+            return tracing::info!(peer = %came_by.peer, %refusal, "login");
+        }
+    };
+    let Ok(stream) = stream.into_std() else { return };
+    let (over, is_over) = tokio::sync::oneshot::channel();
+    let joining = Box::new(Joining { stream, login, came_by, over });
+    if session.send(SessionMessage::Join(joining)).await.is_ok() {
+        // Nothing is ever sent: it is dropped with the connection.
+        let _ = is_over.await;
+    }
+}
+
+/// Send all of it.
+async fn send_whole(stream: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        stream.writable().await?;
+        match stream.try_write(bytes) {
+            Ok(count) => bytes = &bytes[count..],
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 fn session_info(login: &login::LoggedIn, target: Option<&Target>, came_by: &CameBy) -> SessionInfo {
@@ -243,54 +299,30 @@ fn session_info(login: &login::LoggedIn, target: Option<&Target>, came_by: &Came
         isid: login.isid,
         portal_group: came_by.group(),
         target: target.map(|target| target.name.clone()),
-        peer: came_by.peer,
+        peers: vec![came_by.peer],
         local: came_by.local,
         header_digest: login.outcome.parameters.header_digest,
         data_digest: login.outcome.parameters.data_digest,
     }
 }
 
-fn connect(
+fn begin(
     hall: &Hall,
     stream: TcpStream,
     came_by: CameBy,
     login: login::LoggedIn,
+    nexus: Nexus,
     target: Option<Arc<Target>>,
     session: u64,
-    messages: tokio::sync::mpsc::Receiver<SessionMessage>,
-) -> Connection {
-    let discovery = target.is_none();
-    let name = target.as_ref().map(|target| target.name.clone());
-    let nexus = Nexus {
-        initiator_name: login.outcome.initiator.clone(),
-        isid: login.isid,
-        target_name: name.clone().unwrap_or_default(),
-        target_portal_group: came_by.group(),
-        relative_target_port: target.as_ref().map_or(1, |target| target.luns.port().number()),
-    };
-    let text = TextExchange {
-        registry: Arc::clone(&hall.registry),
-        initiator: login.outcome.initiator,
-        came_by,
-        target: name,
-        request: Vec::new(),
-        rest: Vec::new(),
-    };
-    let state = State::new(nexus, login.outcome.parameters, login.cmd_sn, login.stat_sn);
+) -> Members {
+    let parameters = login.outcome.parameters;
+    let state = State::new(nexus, parameters.clone(), login.cmd_sn);
+    let link = Link::new(login.cid, came_by.peer, parameters, &state.window, login.stat_sn);
     // A discovery session has no target; commands never reach this one.
     let target = target.unwrap_or_else(|| Arc::new(Target::nowhere(LunMap::new(""))));
     let registry = Arc::clone(&hall.registry);
-    let commands = Commands { state, target, pool: hall.pool.clone(), registry, session };
-    Connection::new(
-        stream,
-        Staging::new(),
-        commands,
-        Arc::clone(&hall.registry),
-        session,
-        messages,
-        text,
-        discovery,
-        login.cid,
-        hall.patience,
-    )
+    let (pool, parameter_pool) = (hall.pool.clone(), hall.parameter_pool.clone());
+    let commands = Commands { state, link, target, pool, parameter_pool, registry, session };
+    let text = TextExchange::new(&commands, came_by);
+    Members::new(stream, commands, text, hall.patience)
 }

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use block_io::Buffer;
+use block_io::{Buffer, BufferPool};
 use tokio::time::Instant;
 
 use super::connection::{Connection, Segment, Shape, Sink};
@@ -10,6 +10,7 @@ use super::state::{Phase, Task};
 use crate::limits;
 use crate::pdu::response::RejectReason;
 use crate::pdu::{Bhs, NO_TAG, opcode, request};
+use crate::scsi::LunMap;
 
 impl Connection {
     /// The header decides where its data lands.
@@ -52,7 +53,11 @@ impl Connection {
         let offered = command.expected_data_transfer_length.get().min(state.parameters.first_burst);
         if incoming.total > 0 && incoming.transfer.spoilt().is_none() {
             let bytes = incoming.total.max(offered as usize);
-            match self.take_buffer(bytes).await {
+            let pool = match LunMap::wants_parameters(&command.cdb) {
+                true => self.commands.parameter_pool.clone(),
+                false => self.commands.pool.clone(),
+            };
+            match self.take_buffer(&pool, bytes).await {
                 Some(buffer) if segment.length > 0 => segment.sink = Sink::Buffer { buffer, at: 0 },
                 Some(buffer) => incoming.buffer = Some(buffer),
                 // Nothing is kept of it; the initiator will send it again (SAM-5: TASK SET FULL).
@@ -71,38 +76,34 @@ impl Connection {
 
     /// A buffer for a command's data. A full pool stops the reading of this socket, unless commands of this very
     /// connection wait for data behind: then nothing would ever free it, and the command is turned away.
-    async fn take_buffer(&mut self, bytes: usize) -> Option<Buffer> {
-        if let Some(buffer) = self.commands.pool.try_take(bytes) {
+    async fn take_buffer(&mut self, pool: &BufferPool, bytes: usize) -> Option<Buffer> {
+        if let Some(buffer) = pool.try_take(bytes) {
             return Some(buffer);
         }
         let waits_for_data = |tasks: &std::collections::HashMap<u32, Task>| {
-            tasks.values().any(|task| matches!(task.phase, Phase::Receiving(_)))
+            let own = |task: &&Task| Rc::ptr_eq(&task.link, &self.commands.link);
+            tasks.values().filter(own).any(|task| matches!(task.phase, Phase::Receiving(_)))
         };
         if waits_for_data(&self.commands.state.tasks.borrow()) {
             return None;
         }
         // Responses must go out meanwhile: they hold the memory that is waited for.
-        let pool = self.commands.pool.clone();
-        let state = Rc::clone(&self.commands.state);
+        let link = Rc::clone(&self.commands.link);
         let taking = pool.take(bytes);
         tokio::pin!(taking);
         while self.closing.is_none() {
             let sent = self.flush().ok()?;
             let stream = &self.stream;
-            let mut message = None;
             let close_at = self.close_at;
             tokio::select! {
+                buffer = &mut taking => return buffer.ok(),
+                () = link.wake.notified() => {}
+                ready = stream.writable(), if !sent => ready.ok()?,
                 () = async { tokio::time::sleep_until(close_at.unwrap_or_else(Instant::now)).await },
                     if close_at.is_some() => self.time_is_up(),
-                buffer = &mut taking => return buffer.ok(),
-                () = state.wake.notified() => {}
-                ready = stream.writable(), if !sent => ready.ok()?,
-                // Whoever ends our commands, or this session, does not wait for memory.
-                some = self.messages.recv() => message = some,
             }
-            if let Some(message) = message {
-                self.take_message(message);
-            }
+            // Whoever ends our commands, or this connection, does not wait for memory. PDUs wait as those behind do.
+            self.run_errands(false);
         }
         None
     }
@@ -112,11 +113,16 @@ impl Connection {
         let state = Rc::clone(&self.commands.state);
         let mut tasks = state.tasks.borrow_mut();
         let task = tasks.get_mut(&header.initiator_task_tag.get());
-        let Some(Task { phase: Phase::Receiving(incoming), .. }) = task else {
+        let Some(Task { link, phase: Phase::Receiving(incoming), .. }) = task else {
             // Data of a command that was aborted, or answered early: passed over (RFC 7143 section 11.5.1).
             segment.ignored = true;
             return;
         };
+        if !Rc::ptr_eq(link, &self.commands.link) {
+            // A command and its data go by one connection (RFC 7143 section 4.2.2).
+            *segment = self.refuse(segment.header, RejectReason::ProtocolError);
+            return;
+        }
         let offset = header.buffer_offset.get();
         let length = segment.length as u32;
         if !incoming.transfer.accept(header.target_transfer_tag.get(), header.data_sn.get(), offset, length) {

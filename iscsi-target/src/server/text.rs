@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use zerocopy::big_endian::U32;
 
+use super::commands::Commands;
 use super::portals::CameBy;
 use crate::limits;
 use crate::names;
@@ -32,6 +33,19 @@ pub(super) struct TextExchange {
 }
 
 impl TextExchange {
+    /// Of a connection that has come by there.
+    pub(super) fn new(commands: &Commands, came_by: CameBy) -> Self {
+        let target = Some(commands.target.name.clone()).filter(|name| !name.is_empty());
+        Self {
+            registry: Arc::clone(&commands.registry),
+            initiator: commands.state.nexus.initiator_name.clone(),
+            came_by,
+            target,
+            request: Vec::new(),
+            rest: Vec::new(),
+        }
+    }
+
     /// Answer a text request.
     pub(super) fn step(
         &mut self,

@@ -7,7 +7,6 @@
 //! | the session is dropped, or comes anew elsewhere | event 3 | nothing is waited for |
 //! | it does not answer | NOP-In | nothing: it would not hear |
 
-use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,10 +14,10 @@ use tokio::time::Instant;
 use zerocopy::big_endian::U32;
 
 use super::connection::{Connection, Ending};
+use super::link::Errand;
 use crate::limits;
 use crate::pdu::response::{self, AsyncEvent, RejectReason};
 use crate::pdu::{Bhs, NO_TAG, opcode, request};
-use crate::registry::SessionMessage;
 use crate::scsi::Sense;
 
 /// How long initiators are waited for.
@@ -75,34 +74,32 @@ impl Connection {
         if !self.discovery {
             let mut header = response::plain(opcode::NOP_IN, NO_TAG);
             header.target_transfer_tag = U32::new(self.transfer_tag());
-            self.commands.state.send_unnumbered(&header, Bytes::new());
+            self.commands.link.send_unnumbered(&header, Bytes::new());
         }
         Ok(())
     }
 
-    pub(super) fn take_message(&mut self, message: SessionMessage) {
-        match message {
-            SessionMessage::Abort { units, cleared, done } => {
-                let running = self.commands.ended_by_another(&units, cleared).running;
-                tokio::task::spawn_local(async move {
-                    for task in running {
-                        // An error means that it ended otherwise.
-                        let _ = task.await;
+    /// Do what others have asked for. Without `pdus`, those wait.
+    pub(super) fn run_errands(&mut self, pdus: bool) {
+        let mut kept = Vec::new();
+        while let Some(errand) = self.commands.link.next_errand() {
+            match errand {
+                Errand::Pdu(header, data) if pdus => {
+                    if let Err(ending) = self.dispatch(&header, data) {
+                        self.closing = Some(ending);
                     }
-                    // Whoever asked may have gone itself.
-                    let _ = done.send(());
-                });
+                }
+                Errand::Pdu(..) => kept.push(errand),
+                Errand::Drop => self.tell_of_end(AsyncEvent::AllConnectionsDropped),
+                Errand::Close => {
+                    self.closing = Some(Ending::Logout);
+                    self.close_at = Some(Instant::now());
+                }
+                Errand::LogOut => self.ask_to_log_out(),
+                Errand::Tell(lun, sense) => self.tell_of_change(lun, sense),
             }
-            SessionMessage::Drop { done } => {
-                self.told.push(done);
-                self.tell_of_end(AsyncEvent::AllConnectionsDropped);
-            }
-            SessionMessage::LogOut { done } => {
-                self.told.push(done);
-                self.ask_to_log_out();
-            }
-            SessionMessage::Changed { lun, sense } => self.tell_of_change(lun, sense),
         }
+        kept.into_iter().for_each(|errand| self.commands.link.keep(errand));
     }
 
     /// Once: an initiator that is asked again might take it for more time.
@@ -110,7 +107,7 @@ impl Connection {
         if self.close_at.is_none() {
             let seconds = self.patience.logout_s;
             let header = response::async_message(AsyncEvent::LogoutRequest, [0, 0, seconds]);
-            self.commands.state.send(&header, Bytes::new());
+            self.commands.link.send(&header, Bytes::new());
             self.close_at = Some(Instant::now() + Duration::from_secs(seconds.into()));
         }
     }
@@ -124,22 +121,26 @@ impl Connection {
 
     /// Say that it ends, and end without waiting for anybody who does not listen.
     fn tell_of_end(&mut self, event: AsyncEvent) {
-        let connection = if event == AsyncEvent::ConnectionDropped { self.cid } else { 0 };
-        let time_to_wait = self.commands.state.parameters.time_to_wait_s as u16;
+        self.close_at = Some(Instant::now());
+        if self.closing.is_some() {
+            // It knows already.
+            return;
+        }
+        let connection = if event == AsyncEvent::ConnectionDropped { self.cid() } else { 0 };
+        let time_to_wait = self.commands.link.parameters.time_to_wait_s as u16;
         // Time2Retain: its commands end now, for at error recovery level 0 nobody takes them over.
         let header = response::async_message(event, [connection, time_to_wait, 0]);
-        self.commands.state.send(&header, Bytes::new());
+        self.commands.link.send(&header, Bytes::new());
         self.closing = Some(Ending::Dropped);
-        self.close_at = Some(Instant::now());
     }
 
     /// A SCSI event: only a hint, for an initiator that has nothing to do. The unit attention says the same to the next
     /// command, unless the initiator has asked for the LUNs meanwhile.
     fn tell_of_change(&self, lun: u64, sense: Sense) {
         let data = response::with_length(&sense.encode(false));
-        let longer = data.len() > self.commands.state.parameters.initiator_max_recv as usize;
+        let longer = data.len() > self.commands.link.parameters.initiator_max_recv as usize;
         if !self.discovery && !longer {
-            self.commands.state.send(&response::scsi_event(lun, data.len()), data.into());
+            self.commands.link.send(&response::scsi_event(lun, data.len()), data.into());
         }
     }
 
@@ -149,39 +150,59 @@ impl Connection {
         if tag == NO_TAG {
             return;
         }
-        let state = &self.commands.state;
-        data.truncate(state.parameters.initiator_max_recv as usize);
+        let link = &self.commands.link;
+        data.truncate(link.parameters.initiator_max_recv as usize);
         let mut answer = response::plain(opcode::NOP_IN, tag);
         answer.lun = header.lun;
         answer.data_segment_length = crate::pdu::three_bytes(data.len());
-        state.send(&answer, data.into());
+        link.send(&answer, data.into());
     }
 
-    /// Logout (RFC 7143 section 11.14). A session has one connection, so both go.
+    /// Logout (RFC 7143 section 11.14): of this connection, of another one of the session, or of all.
     pub(super) fn logout(&mut self, bhs: &Bhs) {
         const CLOSE_SESSION: u8 = 0;
         const CLOSE_CONNECTION: u8 = 1;
         const REMOVE_FOR_RECOVERY: u8 = 2;
+        const CLOSED: u8 = 0;
         const NO_SUCH_CONNECTION: u8 = 1;
         const NO_RECOVERY: u8 = 2;
         let header: request::Logout = bhs.view();
-        let state = Rc::clone(&self.commands.state);
+        let (own, cid) = (self.cid(), header.cid.get());
+        let mut others = self.commands.state.open_links();
+        others.retain(|link| link.cid != own);
         let response = match header.reason & 0x7f {
-            CLOSE_CONNECTION if header.cid.get() != self.cid => NO_SUCH_CONNECTION,
-            CLOSE_SESSION | CLOSE_CONNECTION => {
-                self.closing = Some(Ending::Logout);
-                0
+            CLOSE_SESSION => {
+                self.commands.state.ending.set(true);
+                CLOSED
+            }
+            CLOSE_CONNECTION if cid == own => {
+                others.clear();
+                CLOSED
+            }
+            CLOSE_CONNECTION => {
+                others.retain(|link| link.cid == cid);
+                if others.is_empty() { NO_SUCH_CONNECTION } else { CLOSED }
             }
             REMOVE_FOR_RECOVERY => NO_RECOVERY,
-            _ => return state.reject(RejectReason::InvalidPduField, bhs),
+            _ => return self.commands.link.reject(RejectReason::InvalidPduField, bhs),
         };
-        let mut answer = response::plain(opcode::LOGOUT_RESPONSE, header.initiator_task_tag.get());
+        if response == CLOSED {
+            others.iter().for_each(|link| link.ask(Errand::Close));
+            if header.reason & 0x7f == CLOSE_SESSION || cid == own {
+                self.closing = Some(Ending::Logout);
+            }
+        }
+        self.answer_logout(header.initiator_task_tag.get(), response);
+    }
+
+    fn answer_logout(&self, tag: u32, response: u8) {
+        let mut answer = response::plain(opcode::LOGOUT_RESPONSE, tag);
         answer.response = response;
         // Reserved there.
         answer.target_transfer_tag = U32::new(0);
-        let parameters = &state.parameters;
+        let parameters = &self.commands.link.parameters;
         answer.specific[4..6].copy_from_slice(&(parameters.time_to_wait_s as u16).to_be_bytes());
         answer.specific[6..8].copy_from_slice(&(parameters.time_to_retain_s as u16).to_be_bytes());
-        state.send(&answer, Bytes::new());
+        self.commands.link.send(&answer, Bytes::new());
     }
 }

@@ -359,6 +359,12 @@ impl Initiator {
         (response.header[3] != 0).then(|| response.sense())
     }
 
+    /// The response to one more TEST UNIT READY.
+    pub fn next_response(&mut self) -> Pdu {
+        self.command(0x80, 0, &[0; 16], &[]);
+        self.expect(opcode::SCSI_RESPONSE)
+    }
+
     /// A text request, in its turn; the answer.
     pub fn ask(&mut self, request: &str) -> String {
         let mut text = header(opcode::TEXT, 0x80, 5);
