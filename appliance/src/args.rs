@@ -61,7 +61,7 @@ pub(crate) struct DemoArgs {
 }
 
 fn parse_portal(text: &str) -> Result<SocketAddr, crate::config::ValueError> {
-    text.parse::<Portal>().map(|portal| portal.0)
+    text.parse::<Portal>().map(|portal| portal.address)
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 
 use block_io::runtime::EngineChoice;
+use iscsi_target::chap::Algorithm;
 use labsan_api::{DEFAULT_SOCKET, Size};
 use serde::Deserialize;
 
@@ -34,6 +35,8 @@ pub(crate) struct Config {
     pub(crate) state_dir: PathBuf,
     /// Data workers; 0 is one per core.
     pub(crate) workers: usize,
+    /// CHAP algorithms that initiators may log in with.
+    pub(crate) chap_algorithms: Vec<ChapAlgorithm>,
     /// What carries disk I/O.
     pub(crate) engine: EngineName,
     /// Cap on buffer memory.
@@ -47,13 +50,14 @@ pub(crate) struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            portals: vec![Portal(SocketAddr::from(([0, 0, 0, 0], ISCSI_PORT)))],
+            portals: vec![Portal::at(SocketAddr::from(([0, 0, 0, 0], ISCSI_PORT)))],
             scan: Vec::new(),
             socket: DEFAULT_SOCKET.into(),
             socket_mode: Mode(0o660),
             socket_group: None,
             state_dir: "/var/lib/labsan".into(),
             workers: 0,
+            chap_algorithms: ChapAlgorithm::all(),
             engine: EngineName::Auto,
             memory: Memory(DEFAULT_MEMORY_BYTES),
             sanitize_rate: None,
@@ -62,10 +66,33 @@ impl Default for Config {
     }
 }
 
-/// An address, with iSCSI's port unless another is given.
+/// An address, with iSCSI's port unless another is given, and perhaps the tag of its portal group after a comma.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
-pub(crate) struct Portal(pub(crate) SocketAddr);
+pub(crate) struct Portal {
+    /// Where to listen.
+    pub(crate) address: SocketAddr,
+    /// TargetPortalGroupTag.
+    pub(crate) group: u16,
+}
+
+impl Portal {
+    /// In the first group.
+    pub(crate) fn at(address: SocketAddr) -> Self {
+        Self { address, group: 1 }
+    }
+}
+
+/// A CHAP algorithm by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub(crate) struct ChapAlgorithm(pub(crate) Algorithm);
+
+impl ChapAlgorithm {
+    fn all() -> Vec<Self> {
+        Algorithm::ALL.map(Self).to_vec()
+    }
+}
 
 /// A size within the limits of a memory cap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -112,6 +139,12 @@ pub(crate) enum ValueError {
     /// Not an address.
     #[error("\"{0}\" is no address: write it as \"192.0.2.1\", \"192.0.2.1:3260\" or \"[2001:db8::1]:3260\"")]
     Address(String),
+    /// Not the tag of a portal group.
+    #[error("\"{0}\": after the comma comes the portal group, a number from 1 to 65535")]
+    Group(String),
+    /// Not an algorithm.
+    #[error("\"{0}\" is no CHAP algorithm: there are \"md5\", \"sha1\", \"sha256\" and \"sha3-256\"")]
+    Algorithm(String),
     /// Not a size.
     #[error(transparent)]
     Size(#[from] labsan_api::SizeError),
@@ -136,9 +169,22 @@ impl TryFrom<String> for Portal {
 impl std::str::FromStr for Portal {
     type Err = ValueError;
     fn from_str(text: &str) -> Result<Self, ValueError> {
-        let bare = text.trim_start_matches('[').trim_end_matches(']');
-        let address = text.parse().or_else(|_| bare.parse().map(|ip| SocketAddr::new(ip, ISCSI_PORT)));
-        address.map(Self).map_err(|_| ValueError::Address(text.to_owned()))
+        let (place, group) = match text.split_once(',') {
+            Some((place, group)) => (place, group.parse().ok().filter(|group| *group > 0)),
+            None => (text, Some(1)),
+        };
+        let group = group.ok_or_else(|| ValueError::Group(text.to_owned()))?;
+        let bare = place.trim_start_matches('[').trim_end_matches(']');
+        let address = place.parse().or_else(|_| bare.parse().map(|ip| SocketAddr::new(ip, ISCSI_PORT)));
+        address.map(|address| Self { address, group }).map_err(|_| ValueError::Address(text.to_owned()))
+    }
+}
+
+impl TryFrom<String> for ChapAlgorithm {
+    type Error = ValueError;
+    fn try_from(text: String) -> Result<Self, ValueError> {
+        let known = Algorithm::ALL.into_iter().find(|algorithm| algorithm.name() == text);
+        known.map(Self).ok_or(ValueError::Algorithm(text))
     }
 }
 
@@ -233,6 +279,9 @@ impl Config {
         if self.portals.is_empty() {
             return Err(("portals", "no address at all; leave the line out for 0.0.0.0:3260"));
         }
+        if self.chap_algorithms.is_empty() {
+            return Err(("chap_algorithms", "none at all; leave the line out to allow all"));
+        }
         if self.workers > MAX_WORKERS {
             return Err(("workers", "more than 256; 0 is one per core"));
         }
@@ -267,13 +316,16 @@ mod tests {
     #[test]
     fn everything_can_be_set() {
         let config = parse(
-            "portals = ['10.0.0.1', '[::1]:3261', '2001:db8::1']\nscan = ['disks/*.img', '/dev/disk/by-id/x']\nsocket = 's'\n\
+            "portals = ['10.0.0.1', '[::1]:3261,2', '2001:db8::1,3']\nscan = ['disks/*.img', '/dev/disk/by-id/x']\nsocket = 's'\n\
              socket_mode = '0600'\nsocket_group = 'disk'\nstate_dir = '/s'\nworkers = 3\nengine = 'io_uring'\n\
-             memory = '1GiB'\nsanitize_rate = '100MiB'\nlog = 'debug'\n",
+             memory = '1GiB'\nsanitize_rate = '100MiB'\nchap_algorithms = ['sha3-256', 'sha256']\nlog = 'debug'\n",
         )
         .unwrap();
-        let portals: Vec<String> = config.portals.iter().map(|portal| portal.0.to_string()).collect();
-        assert_eq!(portals, ["10.0.0.1:3260", "[::1]:3261", "[2001:db8::1]:3260"]);
+        let shown = |portal: &Portal| format!("{},{}", portal.address, portal.group);
+        let portals: Vec<String> = config.portals.iter().map(shown).collect();
+        assert_eq!(portals, ["10.0.0.1:3260,1", "[::1]:3261,2", "[2001:db8::1]:3260,3"]);
+        let algorithms: Vec<u8> = config.chap_algorithms.iter().map(|known| known.0 as u8).collect();
+        assert_eq!(algorithms, [8, 7]);
         assert_eq!(config.scan, [Path::new("/etc/labsan/disks/*.img"), Path::new("/dev/disk/by-id/x")]);
         assert_eq!(config.socket, Path::new("/etc/labsan/s"));
         assert_eq!((config.socket_mode.0, config.data_workers(), config.memory.0), (0o600, 3, 1 << 30));
@@ -290,6 +342,10 @@ mod tests {
             ("sanitize_rate = '0'", "line 1: \"0\" a second is no rate"),
             ("portals = ['x']", "line 1: \"x\" is no address"),
             ("portals = []", "portals: no address"),
+            ("portals = ['10.0.0.1,0']", "line 1: \"10.0.0.1,0\": after the comma comes the portal group"),
+            ("portals = ['10.0.0.1,x']", "a number from 1 to 65535"),
+            ("chap_algorithms = ['md4']", "line 1: \"md4\" is no CHAP algorithm"),
+            ("chap_algorithms = []", "chap_algorithms: none at all"),
             ("engine = 'fast'", "unknown variant `fast`"),
             ("socket_mode = '999'", "no permissions"),
             ("workers = 'many'", "invalid type"),

@@ -10,11 +10,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use block_io::runtime::{RuntimeError, WorkerPool, detect};
+use iscsi_target::server::{self, ServerConfig};
 use raid_core::array::Environment;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::api::{ApiError, ApiServer};
-use crate::config::Config;
+use crate::config::{Config, Portal};
 use crate::error::Failure;
 use crate::lock::{Lock, LockError};
 use crate::ops::assembly;
@@ -121,10 +122,19 @@ where
         prepare(here).await
     });
     arrays.await??;
-    let portals = config.portals.iter().map(|portal| portal.0).collect();
-    daemon.targets.start(portals, daemon.pool.clone(), &daemon.workers)?;
+    daemon.targets.start(server_config(daemon), &daemon.workers)?;
     let listener = crate::api::bind(config)?;
     Ok(ApiServer::start(Arc::clone(daemon), listener)?)
+}
+
+fn server_config(daemon: &Daemon) -> ServerConfig {
+    let config = &daemon.config;
+    let portal = |portal: &Portal| server::Portal { address: portal.address, group: portal.group };
+    let portals = config.portals.iter().map(portal).collect();
+    ServerConfig {
+        algorithms: config.chap_algorithms.iter().map(|known| known.0).collect(),
+        ..ServerConfig::new(portals, daemon.pool.clone())
+    }
 }
 
 impl Running {
@@ -192,7 +202,7 @@ fn take_locks(config: &Config) -> Result<Vec<Lock>, StartError> {
 /// An address that is taken is better known before arrays are started than after.
 fn check_portals(config: &Config) -> Result<(), StartError> {
     for portal in &config.portals {
-        let address = portal.0;
+        let address = portal.address;
         TcpListener::bind(address).map_err(|source| StartError::Portal { address, source })?;
     }
     Ok(())

@@ -130,17 +130,17 @@ impl Demo {
     /// The configuration that a demo runs by.
     pub(crate) fn config(&self) -> Config {
         Config {
-            portals: vec![Portal(self.args.listen)],
+            portals: vec![Portal::at(self.args.listen)],
             scan: vec![self.dir.join("disk*.img")],
             socket: self.dir.join(SOCKET),
             socket_mode: Mode(0o660),
             socket_group: None,
             state_dir: self.dir.clone(),
-            workers: 0,
             engine: self.args.engine,
             memory: Memory(DEFAULT_MEMORY_BYTES),
             sanitize_rate: None,
             log: "warn".into(),
+            ..Config::default()
         }
     }
 
@@ -253,7 +253,7 @@ impl Demo {
     pub(crate) async fn greeting(&self, daemon: &Arc<Daemon>) -> String {
         let here = Arc::clone(daemon);
         let status = daemon.workers.call_background(move || async move { status::status(&here).await }).await;
-        let portal = daemon.targets.portals().first().map_or(self.args.listen, |portal| *portal);
+        let portal = daemon.targets.portals().first().map_or(self.args.listen, |portal| portal.address);
         greeting(&self.dir, portal, status.ok().as_ref(), self.is_new)
     }
 }

@@ -3,16 +3,14 @@
 //! Every step is idempotent (what is so already is no error), so that a plan can be run again, or backwards, after it
 //! failed in the middle. A volume that is mapped in several places is one logical unit there, with one state.
 
-use std::net::SocketAddr;
 use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use block_io::BufferPool;
 use block_io::runtime::WorkerPool;
 use iscsi_target::chap::{Account, ChapPolicy, Secret};
 use iscsi_target::registry::{AccessPolicy, RegistryError, SessionInfo, TargetRegistry};
 use iscsi_target::scsi::{AccessState, LogicalUnit, LuIdentity, LuOptions};
-use iscsi_target::server::{ServerConfig, ServerError, TargetServer};
+use iscsi_target::server::{Portal, ServerConfig, ServerError, TargetServer};
 use labsan_api::ErrorCode;
 use labsan_api::target::{Access, PathState, Session};
 use uuid::Uuid;
@@ -202,28 +200,21 @@ impl Targets {
 
     /// Tell everybody who uses a volume that its size has changed.
     pub(crate) fn resized(&self, volume: Uuid) {
-        let units: Vec<_> = lock(&self.units).iter().filter_map(Weak::upgrade).collect();
-        for unit in units.iter().filter(|unit| unit.identity().uuid == volume) {
-            unit.capacity_changed();
+        for unit in self.units().iter().filter(|unit| unit.identity().uuid == volume) {
+            self.registry.capacity_changed(unit);
         }
     }
 
     /// Begin to serve.
-    pub(crate) fn start(
-        &self,
-        portals: Vec<SocketAddr>,
-        pool: BufferPool,
-        workers: &WorkerPool,
-    ) -> Result<(), TargetsError> {
-        let server =
-            TargetServer::start(ServerConfig { portals, pool }, Arc::clone(&self.registry), workers)?;
+    pub(crate) fn start(&self, config: ServerConfig, workers: &WorkerPool) -> Result<(), TargetsError> {
+        let server = TargetServer::start(config, Arc::clone(&self.registry), workers)?;
         *lock(&self.server) = Some(server);
         Ok(())
     }
 
-    /// The addresses served.
-    pub(crate) fn portals(&self) -> Vec<SocketAddr> {
-        lock(&self.server).as_ref().map(|server| server.local_addrs().to_vec()).unwrap_or_default()
+    /// Where it serves.
+    pub(crate) fn portals(&self) -> Vec<Portal> {
+        lock(&self.server).as_ref().map(|server| server.portals().to_vec()).unwrap_or_default()
     }
 
     /// Ask everybody to log out, and serve nobody any more.
@@ -239,10 +230,18 @@ impl Targets {
         self.registry.sessions().into_iter().map(session).collect()
     }
 
-    /// End a session; false if there is none of that id.
+    /// End a session at once; false if there is none of that id.
     pub(crate) async fn drop_session(&self, id: &str) -> bool {
         match id.parse() {
             Ok(id) => self.registry.drop_session(id).await,
+            Err(_) => false,
+        }
+    }
+
+    /// Ask the initiator to log out, and end the session when it has or its time is up; false as above.
+    pub(crate) async fn log_session_out(&self, id: &str) -> bool {
+        match id.parse() {
+            Ok(id) => self.registry.log_session_out(id).await,
             Err(_) => false,
         }
     }
@@ -274,7 +273,7 @@ fn access_policy(access: &Access) -> AccessPolicy {
 fn chap_policy(chap: &Chap) -> ChapPolicy {
     let account = |account: &san::Account| Account {
         name: account.user.clone(),
-        secret: Secret::new(account.secret.as_bytes()),
+        secret: Secret::from_text(&account.secret),
     };
     ChapPolicy {
         accounts: chap.accounts.iter().map(account).collect(),
@@ -288,7 +287,7 @@ fn session(info: SessionInfo) -> Session {
         target: info.target.unwrap_or_default(),
         initiator: info.initiator,
         alias: info.initiator_alias.unwrap_or_default(),
-        addresses: vec![info.peer.to_string()],
+        addresses: info.peers.iter().map(ToString::to_string).collect(),
         isid: hex::encode(info.isid),
         header_digest: info.header_digest,
         data_digest: info.data_digest,

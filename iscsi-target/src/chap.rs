@@ -1,22 +1,32 @@
 //! Who are you, and can you prove it? CHAP (RFC 1994, RFC 7143 section 12.1.3), both ways.
 //!
 //! Invariants: secrets are compared in constant time and never shown; a challenge of ours is never answered by us
-//! (the reflection attack); the algorithm is the first of the initiator's list that we know.
+//! (the reflection attack), and neither is one that our own secret would answer; the algorithm is the first of the
+//! initiator's list that is allowed.
 
 use std::fmt;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::alphabet;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use md5::Md5;
 use sha1::Sha1;
 use sha2::Sha256;
 use sha3::Sha3_256;
 use subtle::ConstantTimeEq;
 
+use crate::text;
+
 /// Bytes of our challenges.
 const CHALLENGE_BYTES: usize = 32;
 /// Longest challenge we answer (RFC 7143 section 12.1.3 allows 1024).
 const MAX_CHALLENGE_BYTES: usize = 1024;
+
+/// Base64 as RFC 7143 section 6.1 has it; some leave the padding out.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
 
 /// A hash algorithm by its number in the IANA registry of CHAP algorithms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,13 +43,24 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
-    const ALL: [Self; 4] = [Self::Md5, Self::Sha1, Self::Sha256, Self::Sha3_256];
+    /// Those that RFC 7143 section 12.1.3 and the IANA registry have for iSCSI.
+    pub const ALL: [Self; 4] = [Self::Md5, Self::Sha1, Self::Sha256, Self::Sha3_256];
 
-    /// The first of the initiator's list (CHAP_A) that we know.
-    pub fn choose(list: &str) -> Option<Self> {
-        list.split(',')
-            .filter_map(|number| number.trim().parse::<u8>().ok())
-            .find_map(|number| Self::ALL.into_iter().find(|algorithm| *algorithm as u8 == number))
+    /// The first of the initiator's list (CHAP_A) that is allowed.
+    pub fn choose(list: &str, allowed: &[Self]) -> Option<Self> {
+        list.split(',').filter_map(|number| text::number(number.trim())).find_map(|number| {
+            allowed.iter().copied().find(|algorithm| u32::from(*algorithm as u8) == number)
+        })
+    }
+
+    /// How it is written in a configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Md5 => "md5",
+            Self::Sha1 => "sha1",
+            Self::Sha256 => "sha256",
+            Self::Sha3_256 => "sha3-256",
+        }
     }
 
     /// The response to a challenge: hash(identifier, secret, challenge).
@@ -70,6 +91,17 @@ impl Secret {
     /// Keep these bytes secret.
     pub fn new(bytes: impl Into<Vec<u8>>) -> Self {
         Self(bytes.into())
+    }
+
+    /// As an administrator writes it: hex (0x...) or base64 (0b...) stand for the bytes, anything else for itself.
+    pub fn from_text(text: &str) -> Self {
+        Self(decode_binary(text).unwrap_or_else(|| text.as_bytes().to_vec()))
+    }
+
+    /// Its bytes.
+    #[allow(clippy::len_without_is_empty)]
+    pub fn len(&self) -> usize {
+        self.0.len()
     }
 
     /// Equal, in constant time.
@@ -108,7 +140,7 @@ pub fn decode_binary(text: &str) -> Option<Vec<u8>> {
     match prefix {
         "0x" | "0X" if digits.len() % 2 == 1 => hex::decode(format!("0{digits}")).ok(),
         "0x" | "0X" => hex::decode(digits).ok(),
-        "0b" | "0B" => STANDARD.decode(digits).ok(),
+        "0b" | "0B" => BASE64.decode(digits).ok(),
         _ => None,
     }
 }
@@ -135,9 +167,13 @@ impl Challenge {
         Self { algorithm, identifier: random[CHALLENGE_BYTES], bytes: random[..CHALLENGE_BYTES].to_vec() }
     }
 
-    /// Whether this is the right response of one of the accounts.
-    pub fn verify(&self, accounts: &[Account], name: &str, response: &[u8]) -> bool {
-        accounts.iter().filter(|account| account.name == name).any(|account| {
+    /// The account of that name whose right response this is. It cannot be one with the target's own secret: then
+    /// it may be the target itself that was made to answer.
+    pub fn verify<'a>(&self, policy: &'a ChapPolicy, name: &str, response: &[u8]) -> Option<&'a Account> {
+        let own = |account: &Account| {
+            policy.mutual.as_ref().is_some_and(|mutual| mutual.secret.equals(&account.secret))
+        };
+        policy.accounts.iter().filter(|account| account.name == name && !own(account)).find(|account| {
             let expected = self.algorithm.respond(self.identifier, &account.secret, &self.bytes);
             expected.ct_eq(response).into()
         })
@@ -145,7 +181,7 @@ impl Challenge {
 
     /// Our response to the initiator's own challenge; `None` if it sends ours back or one that is no challenge.
     pub fn answer(&self, mutual: &Account, identifier: &str, challenge: &str) -> Option<Vec<u8>> {
-        let identifier: u8 = identifier.parse().ok()?;
+        let identifier = u8::try_from(text::number(identifier)?).ok()?;
         let challenge = decode_binary(challenge)?;
         if challenge.is_empty() || challenge.len() > MAX_CHALLENGE_BYTES || challenge == self.bytes {
             return None;
@@ -172,9 +208,21 @@ mod tests {
 
     #[test]
     fn the_initiators_order_decides() {
-        assert_eq!(Algorithm::choose("8,7,5"), Some(Algorithm::Sha3_256));
-        assert_eq!(Algorithm::choose("99,7"), Some(Algorithm::Sha256));
-        assert_eq!(Algorithm::choose("1,x"), None);
+        let choose = |list| Algorithm::choose(list, &Algorithm::ALL);
+        assert_eq!(choose("8,7,5"), Some(Algorithm::Sha3_256));
+        assert_eq!(choose("5,8"), Some(Algorithm::Md5));
+        assert_eq!(choose("99,7"), Some(Algorithm::Sha256));
+        assert_eq!(choose("0x6"), Some(Algorithm::Sha1));
+        for nothing in ["1,x", "", "261", "-5"] {
+            assert_eq!(choose(nothing), None, "{nothing}");
+        }
+        let strict = [Algorithm::Sha3_256, Algorithm::Sha256];
+        assert_eq!(
+            Algorithm::choose("5,6,7", &strict),
+            Some(Algorithm::Sha256),
+            "what is not allowed is passed over"
+        );
+        assert_eq!(Algorithm::choose("5,6", &strict), None);
     }
 
     #[test]
@@ -182,6 +230,10 @@ mod tests {
         assert_eq!(decode_binary("0x0aFF"), Some(vec![10, 255]));
         assert_eq!(decode_binary("0xaff"), Some(vec![10, 255]));
         assert_eq!(decode_binary("0bCv8="), Some(vec![10, 255]));
+        assert_eq!(decode_binary("0BCv8"), Some(vec![10, 255]));
+        let large: Vec<u8> = (0..1024u32).map(|at| (at * 7) as u8).collect();
+        assert_eq!(decode_binary(&encode_binary(&large)), Some(large.clone()));
+        assert_eq!(decode_binary(&format!("0b{}", BASE64.encode(&large))), Some(large));
         for bad in ["", "0", "0x0g", "0b!", "12", "é"] {
             assert_eq!(decode_binary(bad), None, "{bad}");
         }
@@ -193,18 +245,47 @@ mod tests {
         let mutual = Account { name: "target".into(), secret: Secret::new("theirs") };
         assert!(challenge.answer(&mutual, "3", &encode_binary(&challenge.bytes)).is_none());
         assert!(challenge.answer(&mutual, "3", "0x0102").is_some());
-        assert!(challenge.answer(&mutual, "300", "0x0102").is_none());
-        assert!(challenge.answer(&mutual, "3", "0x").is_none());
+        assert_eq!(challenge.answer(&mutual, "0x3", "0bAQI="), challenge.answer(&mutual, "3", "0x0102"));
+        for identifier in ["300", "256", "-1", "", "x"] {
+            assert!(challenge.answer(&mutual, identifier, "0x0102").is_none(), "{identifier}");
+        }
+        let of_length = |length: usize| encode_binary(&vec![1; length]);
+        assert!(challenge.answer(&mutual, "255", &of_length(1024)).is_some());
+        for bad in ["0x", "", "0102", &of_length(1025)] {
+            assert!(challenge.answer(&mutual, "3", bad).is_none(), "{bad}");
+        }
+        // The same bytes in another form are the same challenge.
+        let reflected = format!("0b{}", BASE64.encode(&challenge.bytes));
+        assert!(challenge.answer(&mutual, "3", &reflected).is_none());
         assert_eq!(format!("{mutual:?}"), "Account { name: \"target\", secret: Secret(..) }");
     }
 
     #[test]
     fn only_the_right_secret_passes() {
         let challenge = Challenge::new(Algorithm::Sha256, &[9; CHALLENGE_BYTES + 1]);
-        let accounts = [Account { name: "node".into(), secret: Secret::new("right") }];
-        let right = Algorithm::Sha256.respond(challenge.identifier, &accounts[0].secret, &challenge.bytes);
-        assert!(challenge.verify(&accounts, "node", &right));
-        assert!(!challenge.verify(&accounts, "other", &right));
-        assert!(!challenge.verify(&accounts, "node", &right[..31]));
+        let account = |name: &str, secret: &str| Account { name: name.into(), secret: Secret::new(secret) };
+        let mut policy = ChapPolicy { accounts: vec![account("node", "right")], mutual: None };
+        let right = Algorithm::Sha256.respond(challenge.identifier, &Secret::new("right"), &challenge.bytes);
+        let passes = |policy: &ChapPolicy, name: &str, response: &[u8]| {
+            challenge.verify(policy, name, response).is_some()
+        };
+        assert!(passes(&policy, "node", &right));
+        assert!(!passes(&policy, "other", &right));
+        assert!(!passes(&policy, "node", &right[..31]));
+        assert!(!passes(&policy, "node", &[]));
+        assert!(!passes(&policy, "node", &[&right[..], &[0]].concat()));
+        policy.mutual = Some(account("target", "another"));
+        assert!(passes(&policy, "node", &right));
+        policy.mutual = Some(account("target", "right"));
+        assert!(!passes(&policy, "node", &right), "it may be our own answer that comes back");
+    }
+
+    #[test]
+    fn secrets_are_text_or_binary() {
+        let same = |a: &str, b: &[u8]| Secret::from_text(a).equals(&Secret::new(b));
+        assert!(same("0x00ff10", &[0, 255, 16]) && same("0bAP8Q", &[0, 255, 16]));
+        for literal in ["a plain secret", "0xnothex", "0b not base64", "12"] {
+            assert!(same(literal, literal.as_bytes()), "{literal}");
+        }
     }
 }

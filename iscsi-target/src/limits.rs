@@ -3,6 +3,9 @@
 /// Connections of one server, logins in progress included: each costs a staging buffer and a file descriptor.
 pub const MAX_CONNECTIONS: usize = 2048;
 
+/// Connections of one session: each is a path, and hosts have few of them.
+pub const MAX_SESSION_CONNECTIONS: u32 = 8;
+
 /// Logins in progress at once: what strangers can cost before they have shown who they are.
 pub const MAX_LOGINS: usize = 256;
 
@@ -58,12 +61,6 @@ pub const MAX_QUEUED_RESPONSE_BYTES: usize = 16 << 20;
 /// Buffers handed to one vectored write.
 pub const MAX_IO_SLICES: usize = 128;
 
-/// Memory for the parameter lists of reservation orders, a page for each: they must not wait for what their very victims hold.
-pub const RESERVATION_ORDER_MEMORY_BYTES: usize = 1 << 20;
-
-/// Longer lists (SPEC_I_PT) take their turn in the common pool.
-pub const SHORT_ORDER_BYTES: usize = 4096;
-
 /// Seconds an initiator is given to log out when the target stops.
 pub const LOGOUT_GRACE_S: u16 = 3;
 
@@ -73,6 +70,9 @@ pub const SESSION_MAILBOX: usize = 16;
 /// Nexuses registered with one logical unit: every port of a large cluster's nodes, and still a small part of the slot
 /// in which the arrays keep them.
 pub const MAX_REGISTRATIONS: usize = 256;
+
+/// Memory for parameter lists, apart from that for data: a node that fences another does not wait behind its writes.
+pub const PARAMETER_POOL_BYTES: usize = 4 << 20;
 
 /// Parameter list of PERSISTENT RESERVE OUT: as many TransportIDs as may be registered.
 pub const MAX_RESERVE_LIST_BYTES: usize = 64 << 10;

@@ -12,29 +12,10 @@ use crate::limits;
 use crate::login::Refusal;
 use crate::names;
 use crate::scsi::reservations::ItNexus;
-use crate::scsi::{AccessState, LogicalUnit, LunMap, Preempted};
+use crate::scsi::{AccessState, LogicalUnit, LunMap, Preempted, Sense};
+use crate::server::Joining;
 
-/// Who may log in to a target. Nobody is the default.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct AccessPolicy {
-    /// Initiator names that are let in; a trailing `*` stands for any rest, `*` alone for everyone.
-    pub initiators: Vec<String>,
-    /// Only from this very machine.
-    pub loopback_only: bool,
-}
-
-impl AccessPolicy {
-    /// Is this initiator, coming from there, let in?
-    pub fn admits(&self, initiator: &str, peer: IpAddr) -> bool {
-        if self.loopback_only && !peer.to_canonical().is_loopback() {
-            return false;
-        }
-        let initiator = initiator.to_ascii_lowercase();
-        self.initiators.iter().map(|rule| rule.to_ascii_lowercase()).any(|rule| {
-            rule.strip_suffix('*').map_or(rule == initiator, |prefix| initiator.starts_with(prefix))
-        })
-    }
-}
+pub use crate::access::AccessPolicy;
 
 /// Why the registry refused a change. Nothing was changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -94,6 +75,11 @@ impl Target {
     pub(crate) fn nowhere(luns: LunMap) -> Self {
         Self { name: String::new(), alias: None, luns, rules: Mutex::default() }
     }
+
+    /// Do initiators have to be on this machine?
+    pub(crate) fn is_loopback_only(&self) -> bool {
+        lock(&self.rules).access.loopback_only
+    }
 }
 
 #[derive(Debug, Default)]
@@ -102,9 +88,11 @@ struct Rules {
     chap: ChapPolicy,
 }
 
-/// What the rest of the target asks of a session.
+/// What the rest of the target asks of a session, or has to tell it.
 #[derive(Debug)]
-pub enum SessionMessage {
+pub(crate) enum SessionMessage {
+    /// A connection that has logged in is to be one of the session's.
+    Join(Box<Joining>),
     /// End the tasks of these units without a response; tell when none can change data any more.
     Abort {
         /// Whose.
@@ -119,10 +107,17 @@ pub enum SessionMessage {
         /// Told when it is done.
         done: oneshot::Sender<()>,
     },
-    /// Ask the initiator to log out, then close.
-    ShutDown {
+    /// Ask the initiator to log out, and close when it has or its time is up.
+    LogOut {
         /// Told when it is done.
         done: oneshot::Sender<()>,
+    },
+    /// Something has happened to a LUN.
+    Changed {
+        /// The eight bytes of the LUN.
+        lun: u64,
+        /// What the unit attention says.
+        sense: Sense,
     },
 }
 
@@ -139,16 +134,42 @@ pub struct SessionInfo {
     pub initiator_alias: Option<String>,
     /// ISID.
     pub isid: [u8; 6],
+    /// TargetPortalGroupTag of the portal that was come to.
+    pub portal_group: u16,
     /// The target; none for discovery.
     pub target: Option<String>,
-    /// The initiator's address.
-    pub peer: std::net::SocketAddr,
+    /// The initiator's addresses, one for each connection.
+    pub peers: Vec<std::net::SocketAddr>,
     /// Ours.
     pub local: std::net::SocketAddr,
     /// HeaderDigest.
     pub header_digest: bool,
     /// DataDigest.
     pub data_digest: bool,
+}
+
+impl SessionInfo {
+    /// The same initiator port at the same target port (RFC 7143 section 4.4.3).
+    fn is_same_nexus(&self, other: &Self) -> bool {
+        self.target.is_some()
+            && self.target == other.target
+            && self.portal_group == other.portal_group
+            && self.isid == other.isid
+            && self.initiator == other.initiator
+    }
+}
+
+/// A session that is in the registry as long as this lives.
+#[derive(Debug)]
+pub(crate) struct Entered {
+    registry: Arc<TargetRegistry>,
+    pub(crate) id: u64,
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        lock(&self.registry.sessions).remove(&self.id);
+    }
 }
 
 #[derive(Debug)]
@@ -188,10 +209,7 @@ impl TargetRegistry {
         alias: Option<String>,
         port: Option<u16>,
     ) -> Result<(), RegistryError> {
-        if !names::is_iscsi_name(name) {
-            return Err(RegistryError::BadName(name.to_owned()));
-        }
-        let name = name.to_ascii_lowercase();
+        let name = names::normal(name).ok_or_else(|| RegistryError::BadName(name.to_owned()))?;
         let mut targets = lock(&self.targets);
         if targets.contains_key(&name) {
             return Err(RegistryError::TargetExists(name));
@@ -258,13 +276,37 @@ impl TargetRegistry {
     pub fn map_lun(&self, name: &str, lun: u16, unit: Arc<LogicalUnit>) -> Result<(), RegistryError> {
         let target = self.target(name)?;
         let taken = RegistryError::LunTaken { target: target.name.clone(), lun };
-        target.luns.insert(lun, unit).map_err(|_| taken)
+        target.luns.insert(lun, unit).map_err(|_| taken)?;
+        self.tell_of_change(&target.name, 0, Sense::LUNS_CHANGED);
+        Ok(())
     }
 
     /// Take a logical unit away. Commands under way in it end by themselves; the initiators are told.
     pub fn unmap_lun(&self, name: &str, lun: u16) -> Result<Arc<LogicalUnit>, RegistryError> {
         let target = self.target(name)?;
-        target.luns.remove(lun).ok_or_else(|| RegistryError::NoLun { target: target.name.clone(), lun })
+        let removed = target.luns.remove(lun);
+        let removed = removed.ok_or_else(|| RegistryError::NoLun { target: target.name.clone(), lun })?;
+        self.tell_of_change(&target.name, 0, Sense::LUNS_CHANGED);
+        Ok(removed)
+    }
+
+    /// The unit's device has grown or shrunk: every initiator that reaches it is told.
+    pub fn capacity_changed(&self, unit: &LogicalUnit) {
+        unit.capacity_changed();
+        for target in self.targets() {
+            for lun in target.luns.addresses_of(unit) {
+                self.tell_of_change(&target.name, lun, Sense::CAPACITY_CHANGED);
+            }
+        }
+    }
+
+    /// An initiator with nothing to do would not meet the unit attention for long: a message lets it look at once. The unit
+    /// attention stays for those that do not listen.
+    fn tell_of_change(&self, target: &str, lun: u64, sense: Sense) {
+        for mailbox in self.mailboxes(0, |name| name == target) {
+            // Full: it has much else to hear.
+            let _ = mailbox.try_send(SessionMessage::Changed { lun, sense });
+        }
     }
 
     /// Everyone who is logged in.
@@ -272,11 +314,24 @@ impl TargetRegistry {
         lock(&self.sessions).values().map(|session| session.info.clone()).collect()
     }
 
-    /// Close a session and wait until none of its tasks can change data any more. False if there is none.
+    /// Close a session at once and wait until none of its tasks can change data any more. False if there is none.
     pub async fn drop_session(&self, id: u64) -> bool {
+        self.end_session(id, |done| SessionMessage::Drop { done }).await
+    }
+
+    /// Ask the initiator to log out, and close the session when it has or its time is up; otherwise the same.
+    pub async fn log_session_out(&self, id: u64) -> bool {
+        self.end_session(id, |done| SessionMessage::LogOut { done }).await
+    }
+
+    async fn end_session(
+        &self,
+        id: u64,
+        message: impl FnOnce(oneshot::Sender<()>) -> SessionMessage,
+    ) -> bool {
         let mailbox = lock(&self.sessions).get(&id).map(|session| session.mailbox.clone());
         let Some(mailbox) = mailbox else { return false };
-        tell(&mailbox, |done| SessionMessage::Drop { done }).await;
+        tell(&mailbox, message).await;
         true
     }
 
@@ -304,35 +359,54 @@ impl TargetRegistry {
         }
     }
 
-    /// Session reinstatement (RFC 7143 section 6.3.5): the session of the same nexus is closed, and none of its tasks
-    /// runs any more, before the new one is entered.
-    pub(crate) async fn reinstate(&self, new: &SessionInfo) {
-        let same = |old: &SessionInfo| {
-            old.target.is_some()
-                && old.target == new.target
-                && old.isid == new.isid
-                && old.initiator.eq_ignore_ascii_case(&new.initiator)
-        };
-        let old: Vec<_> = lock(&self.sessions)
-            .values()
-            .filter(|session| same(&session.info))
-            .map(|session| session.mailbox.clone())
-            .collect();
-        for mailbox in old {
-            tell(&mailbox, |done| SessionMessage::Drop { done }).await;
+    /// Is there a session of this TSIH?
+    pub(crate) fn has_tsih(&self, tsih: u16) -> bool {
+        lock(&self.sessions).values().any(|session| session.info.tsih == tsih)
+    }
+
+    /// The session that a connection with this TSIH may join: of the same initiator port and target port.
+    pub(crate) fn to_join(&self, info: &SessionInfo) -> Result<mpsc::Sender<SessionMessage>, Refusal> {
+        let sessions = lock(&self.sessions);
+        let session = sessions.values().find(|session| session.info.tsih == info.tsih);
+        let session = session.ok_or(Refusal::SessionDoesNotExist)?;
+        let by_its_group = SessionInfo { portal_group: session.info.portal_group, ..info.clone() };
+        match (session.info.is_same_nexus(info), session.info.is_same_nexus(&by_its_group)) {
+            (true, _) => Ok(session.mailbox.clone()),
+            (false, true) => Err(Refusal::CannotInclude),
+            (false, false) => Err(Refusal::SessionDoesNotExist),
         }
     }
 
-    pub(crate) fn enter(&self, mut info: SessionInfo) -> (u64, mpsc::Receiver<SessionMessage>) {
+    /// From where a session's connections come now.
+    pub(crate) fn set_peers(&self, id: u64, peers: Vec<std::net::SocketAddr>) {
+        if let Some(session) = lock(&self.sessions).get_mut(&id) {
+            session.info.peers = peers;
+        }
+    }
+
+    /// Enter a session. Session reinstatement (RFC 7143 section 6.3.5): one of the same nexus is closed first, and none of
+    /// its tasks runs any more. Of several that come at the same time the last one stays.
+    pub(crate) async fn enter(
+        self: &Arc<Self>,
+        mut info: SessionInfo,
+    ) -> (Entered, mpsc::Receiver<SessionMessage>) {
         let (mailbox, messages) = mpsc::channel(limits::SESSION_MAILBOX);
         let id = self.next_session.fetch_add(1, Ordering::Relaxed) + 1;
         info.id = id;
-        lock(&self.sessions).insert(id, Session { info, mailbox });
-        (id, messages)
-    }
-
-    pub(crate) fn leave(&self, id: u64) {
-        lock(&self.sessions).remove(&id);
+        loop {
+            let former: Vec<_> = {
+                let mut sessions = lock(&self.sessions);
+                let former = sessions.values().filter(|session| session.info.is_same_nexus(&info));
+                let former: Vec<_> = former.map(|session| session.mailbox.clone()).collect();
+                if former.is_empty() {
+                    sessions.insert(id, Session { info, mailbox });
+                    return (Entered { registry: Arc::clone(self), id }, messages);
+                }
+                former
+            };
+            let endings = former.iter().map(|mailbox| tell(mailbox, |done| SessionMessage::Drop { done }));
+            futures_util::future::join_all(endings).await;
+        }
     }
 
     /// The mailboxes of a target's sessions but one.
@@ -382,6 +456,7 @@ impl TargetRegistry {
         let is_meant = |session: &SessionInfo| {
             let port = |nexus: &&ItNexus| {
                 nexus.isid == session.isid
+                    && nexus.portal_group == session.portal_group
                     && nexus.initiator_name.eq_ignore_ascii_case(&session.initiator)
                     && session.target.as_deref() == Some(nexus.target_name.as_str())
             };
@@ -426,22 +501,6 @@ mod tests {
 
     use super::*;
     use crate::chap::{Account, Secret};
-
-    #[test]
-    fn nobody_gets_in_who_is_not_named() {
-        let peer: IpAddr = "10.0.0.1".parse().unwrap();
-        let policy = |rules: &[&str]| AccessPolicy {
-            initiators: rules.iter().map(|rule| (*rule).to_owned()).collect(),
-            loopback_only: false,
-        };
-        assert!(!policy(&[]).admits("iqn.2026-11.x:a", peer));
-        assert!(policy(&["iqn.2026-11.x:A"]).admits("iqn.2026-11.x:a", peer));
-        assert!(!policy(&["iqn.2026-11.x:a"]).admits("iqn.2026-11.x:ab", peer));
-        assert!(policy(&["iqn.2026-11.x:*"]).admits("iqn.2026-11.x:ab", peer));
-        let local = AccessPolicy { loopback_only: true, ..policy(&["*"]) };
-        assert!(!local.admits("iqn.2026-11.x:a", peer));
-        assert!(local.admits("iqn.2026-11.x:a", "::ffff:127.0.0.1".parse().unwrap()));
-    }
 
     #[test]
     fn names_are_unique_and_secrets_differ() {

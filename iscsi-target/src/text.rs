@@ -72,6 +72,16 @@ impl Pairs {
     }
 }
 
+/// A number, decimal or hex (RFC 7143 section 6.1).
+pub fn number(value: &str) -> Option<u32> {
+    let (digits, radix) = match value.strip_prefix("0x").or_else(|| value.strip_prefix("0X")) {
+        Some(digits) => (digits, 16),
+        None => (value, 10),
+    };
+    // The standard library would take a sign as well.
+    digits.chars().all(|digit| digit.is_digit(radix)).then(|| u32::from_str_radix(digits, radix).ok())?
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -85,6 +95,15 @@ mod tests {
         }
         assert_eq!(Pairs::parse(&vec![b'a'; MAX_TEXT_BYTES + 1]), Err(TextError::TooLong));
         assert_eq!(Pairs::parse(b"A=\0B=x=y").unwrap().get("B"), Some("x=y"));
+    }
+
+    #[test]
+    fn numbers_are_decimal_or_hex() {
+        let read = ["0", "65535", "0x1F", "0Xff", "4294967295"].map(number);
+        assert_eq!(read, [Some(0), Some(65_535), Some(31), Some(255), Some(u32::MAX)]);
+        for bad in ["", "0x", "+5", "-1", "0x+5", "1f", "4294967296", " 1", "0b1"] {
+            assert_eq!(number(bad), None, "{bad:?}");
+        }
     }
 
     proptest! {

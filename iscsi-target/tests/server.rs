@@ -71,21 +71,6 @@ fn spoilt_data_writes_nothing_and_the_session_goes_on() {
         let response = initiator.expect(opcode::SCSI_RESPONSE);
         assert_eq!((response.header[3], response.sense()), (2, (0x0b, 0x0c, 0x0d)));
     }
-    // A data digest that does not match.
-    let mut digests = bench.login("DataDigest=CRC32C\0ImmediateData=Yes\0");
-    digests.digests.1 = false;
-    let mut wrong = vec![1; 512];
-    wrong.extend_from_slice(&[0; 4]);
-    let tag = digests.next_tag();
-    let mut command = header(opcode::SCSI_COMMAND, 0xa0, tag);
-    put(&mut command, 20, 512);
-    put(&mut command, 24, digests.cmd_sn);
-    command[32..48].copy_from_slice(&write_cdb(0, 512));
-    command[5..8].copy_from_slice(&[0, 2, 0]);
-    digests.stream.write_all(&command).unwrap();
-    digests.stream.write_all(&wrong).unwrap();
-    digests.digests.1 = true;
-    assert_eq!(digests.expect(opcode::SCSI_RESPONSE).sense(), (0x0b, 0x47, 0x05));
     assert!(bench.device.contents().iter().all(|byte| *byte == 0));
     bench.eventually("all buffers are back", || bench.pool.used_bytes() == 0);
 }
@@ -160,6 +145,57 @@ fn commands_outside_the_window_are_ignored_and_early_ones_wait() {
     assert_eq!(initiator.expect(opcode::SCSI_RESPONSE).tag(), due);
     let second = initiator.expect(opcode::SCSI_RESPONSE);
     assert_eq!((second.tag(), second.u32(28)), (early, first + 2));
+}
+
+#[test]
+fn a_command_whose_data_is_here_before_its_turn_is_carried_out_in_it() {
+    let bench = Bench::new();
+    let mut initiator = bench.login("InitialR2T=No\0ImmediateData=Yes\0");
+    let first = initiator.cmd_sn;
+    initiator.cmd_sn = first + 1;
+    let early = initiator.command(0x20, 2048, &write_cdb(0, 2048), &[5; 512]);
+    initiator.data_out(early, u32::MAX, 0, 512, false, &[5; 512]);
+    initiator.data_out(early, u32::MAX, 1, 1024, true, &[5; 1024]);
+    assert!(initiator.ping().is_empty());
+    initiator.cmd_sn = first;
+    let due = initiator.command(0x80, 0, &[0; 6], &[]);
+    assert_eq!(initiator.expect(opcode::SCSI_RESPONSE).tag(), due);
+    let response = initiator.expect(opcode::SCSI_RESPONSE);
+    assert_eq!((response.tag(), response.header[3]), (early, 0));
+    assert_eq!(bench.device.contents()[..2048], [5; 2048]);
+}
+
+/// A connection whose own commands hold the memory and wait for data: it reads on, and turns commands away.
+#[test]
+fn a_command_that_is_turned_away_leaves_no_trace() {
+    let device = MemoryDevice::new("memory", LUN_BYTES);
+    let bench = Bench::over(Arc::new(device.clone()), device, 512 << 10);
+    let mut initiator = bench.login("InitialR2T=No\0ImmediateData=Yes\0");
+    let holding = initiator.command(0xa0, 512 << 10, &write_cdb(0, 512 << 10), &[]);
+    let r2t = initiator.expect(opcode::R2T);
+    let (simple, ordered) = (0xa1, 0xa2);
+    for (flags, immediate, length) in
+        [(simple, 4096, 4096), (ordered, 4096, 4096), (simple, 512, 256 << 10), (0x21, 512, 1024)]
+    {
+        let tag = initiator.command(flags, length, &write_cdb(1024, length as usize), &vec![9; immediate]);
+        if flags == 0x21 {
+            initiator.data_out(tag, u32::MAX, 0, 512, true, &[9; 512]);
+        }
+        let response = initiator.expect(opcode::SCSI_RESPONSE);
+        assert_eq!((response.tag(), response.header[3]), (tag, 0x28), "TASK SET FULL");
+    }
+    assert_eq!(bench.device.contents()[1024 * 512], 0);
+    let all = vec![4; 256 << 10];
+    initiator.data_out(holding, r2t.u32(20), 0, r2t.u32(40), true, &all);
+    let r2t = initiator.expect(opcode::R2T);
+    initiator.data_out(holding, r2t.u32(20), 0, r2t.u32(40), true, &all);
+    let response = initiator.expect(opcode::SCSI_RESPONSE);
+    assert_eq!((response.tag(), response.header[3]), (holding, 0));
+    // Nothing that was turned away is still counted as running before this one.
+    let tag = initiator.command(ordered, 4096, &write_cdb(0, 4096), &[7; 4096]);
+    let response = initiator.expect(opcode::SCSI_RESPONSE);
+    assert_eq!((response.tag(), response.header[3]), (tag, 0));
+    bench.eventually("all buffers are back", || bench.pool.used_bytes() == 0);
 }
 
 #[test]
@@ -258,6 +294,7 @@ fn a_session_that_comes_again_waits_for_its_former_self() {
         initiator.log_in(NODE, Some(TARGET), "").unwrap();
         initiator
     });
+    assert_eq!(old.expect(opcode::ASYNC_MESSAGE).header[36], 3, "all connections are dropped");
     assert!(old.receive().is_none(), "the old connection is closed");
     assert!(!again.is_finished(), "its write still runs");
     gate.open.store(true, Ordering::SeqCst);
@@ -366,6 +403,7 @@ fn a_stop_asks_initiators_to_log_out() {
     });
     let message = initiator.expect(opcode::ASYNC_MESSAGE);
     assert_eq!(message.header[36], 1, "logout request");
+    assert_eq!(message.header[42..44], limits::LOGOUT_GRACE_S.to_be_bytes(), "Parameter3: seconds");
     let mut logout = header(0x40 | opcode::LOGOUT, 0x80, 5);
     put(&mut logout, 24, initiator.cmd_sn);
     initiator.send(logout, &[]);

@@ -14,7 +14,7 @@ pub mod md;
 pub mod nbd;
 pub mod process;
 pub mod qemu;
-pub mod report;
+pub use fixtures::report;
 pub mod seed;
 pub mod tools;
 

@@ -79,6 +79,11 @@ pub fn check_volume(name: &str) -> Result<(), NameError> {
     plain("a volume", name, MAX_VOLUME_NAME)
 }
 
+/// An iSCSI name, or a pattern of some, as they are compared and kept (RFC 3722).
+pub fn fold_iscsi(name: &str) -> String {
+    name.to_ascii_lowercase()
+}
+
 /// Check an iSCSI name: `iqn.YYYY-MM.reversed.domain[:anything]`, `eui.` and 16 hex digits, or `naa.` and 16 or 32.
 /// It must be in lower case, which is what names are folded to before they are compared (RFC 3722).
 pub fn check_iscsi(name: &str) -> Result<(), NameError> {
@@ -141,13 +146,18 @@ pub fn check_chap_user(user: &str) -> Result<(), NameError> {
     Ok(())
 }
 
+/// The refusal of a secret that has fewer than [`MIN_CHAP_SECRET`] characters, or bytes where it stands for bytes.
+pub fn too_short() -> NameError {
+    let why = "it has at least 12 characters, or bytes if it is written in hex or base64, else it can be guessed from one \
+               login (RFC 7143 section 9.2.1)";
+    NameError::Chap { what: "CHAP secret", why }
+}
+
 /// Check a CHAP secret. The error never contains it.
 pub fn check_chap_secret(secret: &str) -> Result<(), NameError> {
     let no = |why| Err(NameError::Chap { what: "CHAP secret", why });
     if secret.len() < MIN_CHAP_SECRET {
-        return no(
-            "it has at least 12 characters, else it can be guessed from one login (RFC 7143 section 9.2.1)",
-        );
+        return Err(too_short());
     }
     if secret.len() > MAX_CHAP_TEXT {
         return no("it has at most 255 characters");

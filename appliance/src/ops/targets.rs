@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use labsan_api::Done;
+use labsan_api::names;
 use labsan_api::target::{
     AccessChange, ChapAccount, CreateTarget, Lun, Luns, MapLun, Mapped, PathState, Session, Sessions,
     SetChap, Target, Targets,
@@ -84,17 +85,20 @@ pub(crate) async fn create(daemon: &Daemon, request: CreateTarget) -> Result<Don
 
 /// Take a target away; its sessions end.
 pub(crate) async fn delete(daemon: &Daemon, iqn: &str) -> Result<Done, Failure> {
-    edited(daemon, |document| edit::delete_target(document, iqn)).await
+    let iqn = names::fold_iscsi(iqn);
+    edited(daemon, |document| edit::delete_target(document, &iqn)).await
 }
 
 /// Let an initiator in.
 pub(crate) async fn allow(daemon: &Daemon, iqn: &str, request: AccessChange) -> Result<Done, Failure> {
     let AccessChange { initiator, loopback_only, .. } = request;
-    edited(daemon, |document| edit::allow(document, iqn, &initiator, loopback_only)).await
+    let iqn = names::fold_iscsi(iqn);
+    edited(daemon, |document| edit::allow(document, &iqn, &initiator, loopback_only)).await
 }
 
 /// Let an initiator in no longer, and end its sessions if asked.
 pub(crate) async fn deny(daemon: &Daemon, iqn: &str, request: AccessChange) -> Result<Done, Failure> {
+    let iqn = &*names::fold_iscsi(iqn);
     let mut done = edited(daemon, |document| edit::deny(document, iqn, &request.initiator)).await?;
     if !request.drop_sessions {
         return Ok(done);
@@ -121,11 +125,13 @@ pub(crate) async fn chap(daemon: &Daemon, iqn: &str, request: SetChap) -> Result
         accounts: request.accounts.into_iter().map(account).collect(),
         mutual: request.mutual.map(account),
     };
-    edited(daemon, |document| edit::set_chap(document, iqn, chap)).await
+    let iqn = names::fold_iscsi(iqn);
+    edited(daemon, |document| edit::set_chap(document, &iqn, chap)).await
 }
 
 /// Change what initiators may do through a target, for good: also where one of them had set another state since.
 pub(crate) async fn set_state(daemon: &Daemon, iqn: &str, state: PathState) -> Result<Done, Failure> {
+    let iqn = &*names::fold_iscsi(iqn);
     let before = daemon.targets.state(iqn);
     let mut done = edited(daemon, |document| edit::set_state(document, iqn, state)).await?;
     if !done.changed && before.is_some_and(|before| before != state) {
@@ -139,9 +145,10 @@ pub(crate) async fn set_state(daemon: &Daemon, iqn: &str, state: PathState) -> R
 pub(crate) async fn map(daemon: &Arc<Daemon>, request: MapLun) -> Result<Mapped, Failure> {
     let _turn = daemon.take_turn().await?;
     let name = &request.volume;
+    let iqn = names::fold_iscsi(&request.target);
     let document = daemon.document();
-    if document.target(&request.target).is_none() {
-        return Err(edit::SanError::NoTarget { iqn: request.target }.into());
+    if document.target(&iqn).is_none() {
+        return Err(edit::SanError::NoTarget { iqn }.into());
     }
     let array = daemon.array(&name.array).map_err(|_| Failure::NoVolume(name.clone()))?;
     let volume = array.volume(&name.volume).ok_or_else(|| Failure::NoVolume(name.clone()))?;
@@ -151,14 +158,15 @@ pub(crate) async fn map(daemon: &Arc<Daemon>, request: MapLun) -> Result<Mapped,
         lun: request.lun,
         read_only: request.read_only,
     };
-    let (edit, lun) = edit::map_lun(&document, &request.target, wanted)?;
+    let (edit, lun) = edit::map_lun(&document, &iqn, wanted)?;
     let done = carry_out(daemon, edit).await?;
     Ok(Mapped { lun, changed: done.changed, message: format!("{name}: {}", done.message) })
 }
 
 /// Take a LUN out.
 pub(crate) async fn unmap(daemon: &Daemon, iqn: &str, lun: u16) -> Result<Done, Failure> {
-    edited(daemon, |document| edit::unmap_lun(document, iqn, lun)).await
+    let iqn = names::fold_iscsi(iqn);
+    edited(daemon, |document| edit::unmap_lun(document, &iqn, lun)).await
 }
 
 /// Who is logged in.
@@ -168,9 +176,9 @@ pub(crate) fn sessions(daemon: &Daemon) -> Sessions {
     Sessions { sessions }
 }
 
-/// End a session.
+/// End a session; the initiator is asked to log out first.
 pub(crate) async fn drop_session(daemon: &Daemon, id: &str) -> Result<Done, Failure> {
-    match daemon.targets.drop_session(id).await {
+    match daemon.targets.log_session_out(id).await {
         true => Ok(Done::changed(format!("session {id} ended"))),
         false => Err(Failure::NoSession(id.to_owned())),
     }

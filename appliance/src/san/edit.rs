@@ -2,6 +2,7 @@
 //!
 //! Every wish is idempotent: what is so already is no change and no error; what is there but different is refused.
 
+use iscsi_target::chap::Secret;
 use labsan_api::names::{self, NameError};
 use labsan_api::target::PathState;
 use uuid::Uuid;
@@ -129,6 +130,7 @@ fn find<'a>(document: &'a SanDocument, iqn: &str) -> Result<&'a TargetRecord, Sa
 
 /// A target that lets nobody in yet.
 pub(crate) fn create_target(document: &SanDocument, iqn: &str, alias: Option<&str>) -> Edited {
+    let iqn = &*names::fold_iscsi(iqn);
     names::check_iscsi(iqn)?;
     if let Some(there) = document.target(iqn) {
         return match alias {
@@ -174,6 +176,7 @@ pub(crate) fn allow(
     initiator: &str,
     loopback_only: Option<bool>,
 ) -> Edited {
+    let initiator = &*names::fold_iscsi(initiator);
     names::check_initiator_pattern(initiator)?;
     let target = find(document, iqn)?;
     let listed = target.access.initiators.iter().any(|known| known == initiator);
@@ -196,6 +199,7 @@ pub(crate) fn allow(
 
 /// Take an initiator, or a pattern, off the list.
 pub(crate) fn deny(document: &SanDocument, iqn: &str, initiator: &str) -> Edited {
+    let initiator = &*names::fold_iscsi(initiator);
     names::check_initiator_pattern(initiator)?;
     let target = find(document, iqn)?;
     let others = || target.access.initiators.iter().filter(|known| *known != initiator);
@@ -249,7 +253,10 @@ fn check_chap(chap: &Chap) -> Result<(), SanError> {
     }
     let check = |account: &Account| {
         names::check_chap_user(&account.user)?;
-        names::check_chap_secret(&account.secret)
+        names::check_chap_secret(&account.secret)?;
+        // Written in hex or base64 it is shorter than it looks.
+        let secret = Secret::from_text(&account.secret);
+        if secret.len() < names::MIN_CHAP_SECRET { Err(names::too_short()) } else { Ok(secret) }
     };
     for (index, account) in chap.accounts.iter().enumerate() {
         check(account)?;
@@ -258,8 +265,8 @@ fn check_chap(chap: &Chap) -> Result<(), SanError> {
         }
     }
     let Some(mutual) = &chap.mutual else { return Ok(()) };
-    check(mutual)?;
-    match chap.accounts.iter().any(|account| account.secret == mutual.secret) {
+    let own = check(mutual)?;
+    match chap.accounts.iter().any(|account| Secret::from_text(&account.secret).equals(&own)) {
         true => Err(SanError::SameSecret),
         false => Ok(()),
     }

@@ -117,6 +117,25 @@ fn all_numbers_of_a_target_can_be_used() {
 }
 
 #[test]
+fn names_are_kept_as_they_are_compared() {
+    let document = after(edit::create_target(&san(), "IQN.2026-11.org.Labsan:Folded", None).unwrap());
+    let iqn = "iqn.2026-11.org.labsan:folded";
+    assert!(document.target(iqn).is_some());
+    assert!(edit::create_target(&document, "iqn.2026-11.ORG.labsan:folded", None).unwrap().next.is_none());
+    let document = after(edit::allow(&document, iqn, "EUI.02004567A425678D", None).unwrap());
+    let document = after(edit::allow(&document, iqn, "iqn.1991-05.com.Microsoft:*", None).unwrap());
+    let names = &document.target(iqn).unwrap().access.initiators;
+    assert_eq!(names[..], ["eui.02004567a425678d", "iqn.1991-05.com.microsoft:*"]);
+    let document = after(edit::deny(&document, iqn, "eui.02004567a425678D").unwrap());
+    assert_eq!(document.target(iqn).unwrap().access.initiators.len(), 1);
+    assert!(matches!(
+        edit::create_target(&document, "iqn.2026-11.org.labsan:a_b", None),
+        Err(SanError::Name(_))
+    ));
+    assert!(matches!(edit::allow(&document, iqn, "naa.52004567BA64678", None), Err(SanError::Name(_))));
+}
+
+#[test]
 fn chap_that_would_not_protect_is_refused() {
     let document = with_target(&san(), IQN);
     let set = |accounts: Vec<Account>, mutual| edit::set_chap(&document, IQN, Chap { accounts, mutual });
@@ -127,6 +146,12 @@ fn chap_that_would_not_protect_is_refused() {
         Err(SanError::UserTwice { .. })
     ));
     assert_eq!(set(vec![account("u", long)], Some(account("t", long))), Err(SanError::SameSecret));
+    // Hex and base64 stand for bytes: eleven of them are too few, and the same are the same.
+    assert!(matches!(set(vec![account("u", "0x00112233445566778899aa")], None), Err(SanError::Name(_))));
+    let hex = account("t", "0x00112233445566778899aabb");
+    assert!(set(vec![hex.clone()], None).is_ok());
+    let base64 = account("u", "0bABEiM0RVZneImaq7");
+    assert_eq!(set(vec![base64], Some(hex)), Err(SanError::SameSecret));
     let on = after(set(vec![account("u", long)], Some(account("t", "the target's own"))).unwrap());
     assert!(!format!("{on:?}").contains(long), "secrets stay out of logs");
     let off = edit::set_chap(&on, IQN, Chap::default()).unwrap();

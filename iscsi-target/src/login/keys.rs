@@ -52,7 +52,11 @@ const fn normal(name: &'static str, section: &'static str, rule: Rule) -> Key {
 pub const KEYS: &[Key] = &[
     key("HeaderDigest", "13.1", Rule::List(&["CRC32C", "None"], |p, v| p.header_digest = v == "CRC32C")),
     key("DataDigest", "13.1", Rule::List(&["CRC32C", "None"], |p, v| p.data_digest = v == "CRC32C")),
-    normal("MaxConnections", "13.2", Rule::Minimum(1, (1, 65535), |_, _| {})),
+    normal(
+        "MaxConnections",
+        "13.2",
+        Rule::Minimum(limits::MAX_SESSION_CONNECTIONS, (1, 65535), |p, v| p.max_connections = v),
+    ),
     key("SendTargets", "13.3", Rule::NotInLogin),
     key("TargetName", "13.4", Rule::Stated),
     key("InitiatorName", "13.5", Rule::Stated),
@@ -76,8 +80,9 @@ pub const KEYS: &[Key] = &[
         "13.17",
         Rule::Minimum(limits::MAX_OUTSTANDING_R2T, (1, 65535), |p, v| p.max_outstanding_r2t = v),
     ),
-    normal("DataPDUInOrder", "13.18", Rule::Or(true, |_, _| {})),
-    normal("DataSequenceInOrder", "13.19", Rule::Or(true, |_, _| {})),
+    // Any order is fine with us, so the initiator decides.
+    normal("DataPDUInOrder", "13.18", Rule::Or(false, |p, v| p.data_pdu_in_order = v)),
+    normal("DataSequenceInOrder", "13.19", Rule::Or(false, |p, v| p.data_sequence_in_order = v)),
     key("ErrorRecoveryLevel", "13.20", Rule::Minimum(0, (0, 2), |_, _| {})),
     key("SessionType", "13.21", Rule::Stated),
     normal("TaskReporting", "13.23", Rule::List(&["RFC3720"], |_, _| {})),
@@ -156,11 +161,7 @@ fn yes_or_no(value: &str) -> Option<bool> {
 
 /// Decimal or hex (RFC 7143 section 6.1), inside the key's range.
 fn number(value: &str, (low, high): (u32, u32)) -> Option<u32> {
-    let number = match value.strip_prefix("0x").or_else(|| value.strip_prefix("0X")) {
-        Some(digits) => u32::from_str_radix(digits, 16).ok()?,
-        None => value.parse().ok()?,
-    };
-    (low..=high).contains(&number).then_some(number)
+    crate::text::number(value).filter(|number| (low..=high).contains(number))
 }
 
 #[cfg(test)]
@@ -190,6 +191,11 @@ mod tests {
         assert_eq!(ask("X-com.example.thing", "1").0.as_deref(), Some("NotUnderstood"));
         assert_eq!(ask("TargetAlias", "x").0.as_deref(), Some("Reject"));
         assert_eq!(ask("OFMarker", "Yes").0.as_deref(), Some("No"));
+        assert_eq!(ask("DataPDUInOrder", "Yes").0.as_deref(), Some("Yes"));
+        assert!(ask("DataPDUInOrder", "Yes").1.data_pdu_in_order);
+        assert_eq!(ask("DataPDUInOrder", "No").0.as_deref(), Some("No"));
+        assert!(!ask("DataPDUInOrder", "No").1.data_pdu_in_order);
+        assert!(!ask("DataSequenceInOrder", "No").1.data_sequence_in_order);
     }
 
     #[test]
@@ -219,6 +225,31 @@ mod tests {
         for key in KEYS {
             let row = format!("| `{}` | {} |", key.name, key.section);
             assert!(document.contains(&row), "docs/iscsi-conformance.md lacks the row {row}");
+        }
+    }
+
+    #[test]
+    fn the_document_names_tests_that_exist() {
+        fn sources(directory: &std::path::Path, all: &mut String) {
+            for entry in std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()) {
+                if entry.is_dir() {
+                    sources(&entry, all);
+                } else if entry.extension().is_some_and(|extension| extension == "rs") {
+                    all.push_str(&std::fs::read_to_string(entry).unwrap());
+                }
+            }
+        }
+        let crate_directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        let mut all = String::new();
+        sources(&crate_directory.join("src"), &mut all);
+        sources(&crate_directory.join("tests"), &mut all);
+        let document = std::fs::read_to_string(crate_directory.join("../docs/iscsi-conformance.md")).unwrap();
+        let words = document.split('`').skip(1).step_by(2);
+        let names: Vec<&str> =
+            words.filter(|word| word.matches('_').count() >= 2 && !word.contains('/')).collect();
+        assert!(names.len() > 30, "the document names its tests");
+        for name in names {
+            assert!(all.contains(&format!("fn {name}(")), "docs/iscsi-conformance.md names {name}");
         }
     }
 }

@@ -42,6 +42,8 @@ pub enum Refusal {
     TooManyConnections = 0x0206,
     #[error("a name is missing")]
     MissingParameter = 0x0207,
+    #[error("the session is with another portal group")]
+    CannotInclude = 0x0208,
     #[error("the session type is not supported")]
     SessionTypeUnsupported = 0x0209,
     #[error("there is no session with this TSIH")]
@@ -66,6 +68,10 @@ pub trait Authority {
     fn discovery(&self) -> ChapPolicy;
     /// The target portal group that the connection came in by.
     fn portal_group_tag(&self) -> u16;
+    /// The CHAP algorithms that may be used.
+    fn algorithms(&self) -> &[Algorithm] {
+        &Algorithm::ALL
+    }
 }
 
 /// What kind of session is being opened.
@@ -201,14 +207,13 @@ impl<'a> Machine<'a> {
     /// The first request says who comes, and for what.
     fn take_names(&mut self, pairs: &Pairs, current: u8, answers: &mut Pairs) -> Result<(), Refusal> {
         let initiator = pairs.get("InitiatorName").ok_or(Refusal::MissingParameter)?;
-        if !names::is_iscsi_name(initiator) {
-            return Err(Refusal::InitiatorError);
-        }
+        let initiator = names::normal(initiator).ok_or(Refusal::InitiatorError)?;
         let kind = match pairs.get("SessionType") {
             Some("Discovery") => SessionKind::Discovery,
             Some("Normal") | None => {
                 let target = pairs.get("TargetName").ok_or(Refusal::MissingParameter)?;
-                SessionKind::Normal { target: target.to_ascii_lowercase() }
+                // No target has a name that is none.
+                SessionKind::Normal { target: names::normal(target).ok_or(Refusal::NotFound)? }
             }
             Some(_) => return Err(Refusal::SessionTypeUnsupported),
         };
@@ -216,14 +221,14 @@ impl<'a> Machine<'a> {
             SessionKind::Discovery => self.authority.discovery(),
             SessionKind::Normal { target } => {
                 answers.push("TargetPortalGroupTag", self.authority.portal_group_tag().to_string());
-                self.authority.admit(initiator, target)?
+                self.authority.admit(&initiator, target)?
             }
         };
         if policy.accounts.is_empty() && current == OPERATIONAL {
             self.security = Security::Done;
         }
         let alias = pairs.get("InitiatorAlias").map(str::to_owned);
-        self.names = Some(Names { initiator: initiator.to_owned(), alias, kind, policy });
+        self.names = Some(Names { initiator, alias, kind, policy });
         Ok(())
     }
 
@@ -281,7 +286,7 @@ impl<'a> Machine<'a> {
             }
             Security::Chap => {
                 let list = pairs.get("CHAP_A").ok_or(refused)?;
-                let algorithm = Algorithm::choose(list).ok_or(refused)?;
+                let algorithm = Algorithm::choose(list, self.authority.algorithms()).ok_or(refused)?;
                 let challenge = Challenge::new(algorithm, &(self.random)());
                 answers.push("CHAP_A", (algorithm as u8).to_string());
                 answers.push("CHAP_I", challenge.identifier.to_string());
@@ -323,7 +328,7 @@ fn check_response(challenge: &Challenge, policy: &ChapPolicy, pairs: &Pairs) -> 
     let refused = Refusal::AuthenticationFailure;
     let name = pairs.get("CHAP_N").ok_or(refused)?;
     let response = pairs.get("CHAP_R").and_then(decode_binary).ok_or(refused)?;
-    if challenge.verify(&policy.accounts, name, &response) { Ok(()) } else { Err(refused) }
+    challenge.verify(policy, name, &response).map(|_| ()).ok_or(refused)
 }
 
 /// Prove ourselves, if the initiator asks for it.

@@ -21,6 +21,12 @@ pub struct Parameters {
     pub immediate_data: bool,
     /// MaxOutstandingR2T.
     pub max_outstanding_r2t: u32,
+    /// MaxConnections.
+    pub max_connections: u32,
+    /// DataPDUInOrder: offsets grow inside a sequence.
+    pub data_pdu_in_order: bool,
+    /// DataSequenceInOrder: so do those of sequences. Ours always do.
+    pub data_sequence_in_order: bool,
     /// DefaultTime2Wait, seconds.
     pub time_to_wait_s: u32,
     /// DefaultTime2Retain, seconds.
@@ -42,6 +48,9 @@ impl Default for Parameters {
             initial_r2t: true,
             immediate_data: true,
             max_outstanding_r2t: 1,
+            max_connections: 1,
+            data_pdu_in_order: true,
+            data_sequence_in_order: true,
             time_to_wait_s: 2,
             time_to_retain_s: 20,
         }

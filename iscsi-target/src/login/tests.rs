@@ -7,6 +7,7 @@ use crate::chap::Secret;
 
 struct Desk {
     policy: ChapPolicy,
+    algorithms: Vec<Algorithm>,
 }
 
 impl Authority for Desk {
@@ -23,20 +24,24 @@ impl Authority for Desk {
     }
 
     fn portal_group_tag(&self) -> u16 {
-        1
+        7
+    }
+
+    fn algorithms(&self) -> &[Algorithm] {
+        &self.algorithms
     }
 }
 
 const NAMES: &str = "InitiatorName=iqn.2026-11.com.example:good\0TargetName=iqn.2026-11.org.labsan:t\0";
 
 fn open() -> Desk {
-    Desk { policy: ChapPolicy::default() }
+    Desk { policy: ChapPolicy::default(), algorithms: Algorithm::ALL.to_vec() }
 }
 
 fn with_chap() -> Desk {
     let accounts = vec![Account { name: "node".into(), secret: Secret::new("node's secret") }];
     let mutual = Some(Account { name: "san".into(), secret: Secret::new("the san's secret") });
-    Desk { policy: ChapPolicy { accounts, mutual } }
+    Desk { policy: ChapPolicy { accounts, mutual }, ..open() }
 }
 
 fn random() -> [u8; 33] {
@@ -66,7 +71,7 @@ fn straight_to_full_feature() {
         format!("{NAMES}HeaderDigest=CRC32C,None\0MaxRecvDataSegmentLength=131072\0FirstBurstLength=65536\0");
     let answer = step(&mut machine, to(OPERATIONAL, FULL_FEATURE), &text).unwrap();
     assert_eq!(answer.flags, to(OPERATIONAL, FULL_FEATURE));
-    assert_eq!(pairs(&answer).get("TargetPortalGroupTag"), Some("1"));
+    assert_eq!(pairs(&answer).get("TargetPortalGroupTag"), Some("7"));
     assert_eq!(pairs(&answer).get("HeaderDigest"), Some("CRC32C"));
     assert!(pairs(&answer).get("MaxRecvDataSegmentLength").is_some());
     let outcome = answer.outcome.unwrap();
@@ -130,6 +135,60 @@ fn nobody_gets_past_chap_without_the_secret() {
     let good = Algorithm::Md5.respond(0x5a, &Secret::new("node's secret"), &[0x5a; 32]);
     let text = format!("CHAP_N=node\0CHAP_R={}\0CHAP_I=1\0CHAP_C={reflected}\0", encode_binary(&good));
     assert_eq!(step(machine, to(SECURITY, FULL_FEATURE), &text), refused);
+}
+
+#[test]
+fn an_algorithm_that_is_not_allowed_gets_nobody_in() {
+    let desk = Desk { algorithms: vec![Algorithm::Sha256, Algorithm::Sha3_256], ..with_chap() };
+    let offer = |list: &str| {
+        let mut machine = Machine::new(&desk, random);
+        let text = format!("{NAMES}AuthMethod=CHAP\0CHAP_A={list}\0");
+        step(&mut machine, to(SECURITY, OPERATIONAL), &text)
+    };
+    assert_eq!(offer("5,6"), Err(Refusal::AuthenticationFailure));
+    assert_eq!(pairs(&offer("5,7,8").unwrap()).get("CHAP_A"), Some("7"));
+    assert_eq!(pairs(&offer("8,7,5").unwrap()).get("CHAP_A"), Some("8"));
+}
+
+#[test]
+fn the_same_secret_both_ways_gets_nobody_in() {
+    let mut desk = with_chap();
+    desk.policy.mutual = Some(Account { name: "san".into(), secret: Secret::new("node's secret") });
+    for extra in ["", "CHAP_I=9\0CHAP_C=0x010203\0"] {
+        let refused = chap(&mut Machine::new(&desk, random), Algorithm::Md5, "node's secret", extra);
+        assert_eq!(refused, Err(Refusal::AuthenticationFailure));
+    }
+}
+
+#[test]
+fn half_a_demand_for_proof_and_one_that_cannot_be_met_are_refused() {
+    let mut desk = with_chap();
+    let refused = Err(Refusal::AuthenticationFailure);
+    for extra in ["CHAP_I=9\0", "CHAP_C=0x01\0", "CHAP_I=256\0CHAP_C=0x01\0", "CHAP_I=9\0CHAP_C=0x\0"] {
+        let machine = &mut Machine::new(&desk, random);
+        assert_eq!(chap(machine, Algorithm::Sha1, "node's secret", extra), refused, "{extra}");
+    }
+    desk.policy.mutual = None;
+    let machine = &mut Machine::new(&desk, random);
+    assert_eq!(chap(machine, Algorithm::Sha1, "node's secret", "CHAP_I=9\0CHAP_C=0x01\0"), refused);
+    assert!(chap(&mut Machine::new(&desk, random), Algorithm::Sha1, "node's secret", "").is_ok());
+}
+
+#[test]
+fn names_are_those_of_rfc_3722_however_they_are_written() {
+    let desk = open();
+    let log_in = |initiator: &str, target: &str| {
+        let text = format!("InitiatorName={initiator}\0TargetName={target}\0");
+        step(&mut Machine::new(&desk, random), to(OPERATIONAL, FULL_FEATURE), &text)
+    };
+    let target = "iqn.2026-11.org.labsan:t";
+    let outcome =
+        log_in("IQN.2026-11.com.Example:GOOD", "iqn.2026-11.ORG.labsan:T").unwrap().outcome.unwrap();
+    assert_eq!(outcome.initiator, "iqn.2026-11.com.example:good");
+    assert_eq!(outcome.kind, SessionKind::Normal { target: target.into() });
+    assert_eq!(log_in("eui.02004567A425678", target), Err(Refusal::InitiatorError));
+    assert_eq!(log_in("iqn.2026-11.com.example:bäd", target), Err(Refusal::InitiatorError));
+    assert_eq!(log_in("iqn.2026-11.com.example:good", "a target"), Err(Refusal::NotFound));
 }
 
 #[test]

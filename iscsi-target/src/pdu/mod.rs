@@ -5,6 +5,7 @@
 //!
 //! Invariant: nothing here trusts a length. Whoever receives checks it against a limit first.
 
+pub mod ahs;
 pub mod request;
 pub mod response;
 

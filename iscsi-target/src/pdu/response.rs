@@ -14,6 +14,8 @@ pub const DATA_IN_STATUS: u8 = 0x01;
 pub const UNDERFLOW: u8 = 0x02;
 /// O bit of Data-In and SCSI Response.
 pub const OVERFLOW: u8 = 0x04;
+/// u bit of SCSI Response: the read part of a bidirectional command.
+pub const READ_UNDERFLOW: u8 = 0x08;
 
 /// SCSI Response (RFC 7143 section 11.4).
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy, Debug)]
@@ -151,6 +153,7 @@ pub enum RejectReason {
 #[repr(u8)]
 #[allow(missing_docs)]
 pub enum AsyncEvent {
+    Scsi = 0,
     LogoutRequest = 1,
     ConnectionDropped = 2,
     AllConnectionsDropped = 3,
@@ -183,6 +186,21 @@ pub fn reject(reason: RejectReason) -> Plain {
     // Reserved there.
     header.target_transfer_tag = U32::new(0);
     header
+}
+
+/// An asynchronous message about a LUN, with the length of its data (RFC 7143 section 11.9.1).
+pub fn scsi_event(lun: u64, data_bytes: usize) -> Plain {
+    let mut header = async_message(AsyncEvent::Scsi, [0; 3]);
+    header.lun = U64::new(lun);
+    header.data_segment_length = three_bytes(data_bytes);
+    header
+}
+
+/// Sense data as it goes with an answer or an event: its length comes first (RFC 7143 section 11.4.7).
+pub fn with_length(sense: &[u8]) -> Vec<u8> {
+    let mut data = (sense.len() as u16).to_be_bytes().to_vec();
+    data.extend_from_slice(sense);
+    data
 }
 
 /// An asynchronous message (RFC 7143 section 11.9); the parameters are seconds where they are used.

@@ -167,6 +167,19 @@ impl LunMap {
         self.units().iter().any(|(_, unit)| units.iter().any(|other| unit.is_view_of(other)))
     }
 
+    /// The LUNs of a unit or of its views, as eight bytes.
+    pub(crate) fn addresses_of(&self, unit: &LogicalUnit) -> Vec<u64> {
+        let units = self.units();
+        let of_unit = units.iter().filter(|(_, other)| other.is_view_of(unit));
+        of_unit.map(|(lun, _)| u64::from_be_bytes(address(*lun))).collect()
+    }
+
+    /// Is what a CDB wants of the initiator a parameter list, and not data for the medium?
+    pub(crate) fn wants_parameters(cdb: &[u8]) -> bool {
+        let data_out = command_table::find(cdb).map(|command| command.data_out);
+        matches!(data_out, Some(DataOut::Byte(_) | DataOut::Word(_) | DataOut::Long(_)))
+    }
+
     /// Bytes of data a CDB wants of the initiator. `None` for a command that is not known.
     pub fn data_out_length(&self, lun: u64, cdb: &[u8]) -> Option<u64> {
         let command = command_table::find(cdb)?;

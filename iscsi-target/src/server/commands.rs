@@ -7,6 +7,8 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 use tokio::sync::{oneshot, watch};
 
+use super::connection::Shape;
+use super::link::Link;
 use super::state::{Early, Incoming, Phase, State, Task};
 use crate::pdu::{Bhs, request};
 use crate::registry::{Target, TargetRegistry};
@@ -19,10 +21,12 @@ use crate::session::window::Arrival;
 #[derive(Clone)]
 pub(super) struct Commands {
     pub(super) state: Rc<State>,
+    /// The connection that it is about.
+    pub(super) link: Rc<Link>,
     pub(super) target: std::sync::Arc<Target>,
     pub(super) pool: BufferPool,
-    /// For the short lists of reservation orders.
-    pub(super) order_pool: BufferPool,
+    /// For what the device server reads itself.
+    pub(super) parameter_pool: BufferPool,
     pub(super) registry: std::sync::Arc<TargetRegistry>,
     pub(super) session: u64,
 }
@@ -41,6 +45,7 @@ impl Commands {
         let tag = header.initiator_task_tag.get();
         let task = Task {
             header,
+            link: Rc::clone(&self.link),
             attribute: Attribute::from_flags(header.flags),
             phase: Phase::Receiving(Box::new(incoming)),
             aborted: false,
@@ -65,7 +70,7 @@ impl Commands {
             let Some(task) = tasks.get_mut(&tag) else { return };
             let Phase::Receiving(incoming) = &mut task.phase else { return };
             incoming.arrived = true;
-            incoming.transfer.begin(task.header.flags & crate::pdu::FINAL != 0)
+            incoming.transfer.begin(task.header.flags & crate::pdu::FINAL != 0 || incoming.ended_early)
         };
         self.go_on(tag, next);
     }
@@ -76,12 +81,11 @@ impl Commands {
             Next::Wait => {}
             Next::Solicit { r2t_sn, offset, length } => {
                 let tasks = self.state.tasks.borrow();
-                let Some(Task { header, phase: Phase::Receiving(incoming), .. }) = tasks.get(&tag) else {
+                let Some(Task { header, link, phase: Phase::Receiving(incoming), .. }) = tasks.get(&tag)
+                else {
                     return;
                 };
-                let (header, ttt) = (*header, incoming.transfer.target_transfer_tag());
-                drop(tasks);
-                self.state.send_r2t(&header, ttt, r2t_sn, offset, length);
+                link.send_r2t(header, incoming.transfer.target_transfer_tag(), r2t_sn, offset, length);
             }
             Next::Complete => self.ready(tag),
         }
@@ -93,10 +97,21 @@ impl Commands {
             let mut tasks = self.state.tasks.borrow_mut();
             let Some(task) = tasks.get_mut(&tag) else { return };
             let Phase::Receiving(incoming) = &mut task.phase else { return };
-            if let Some(spoilt) = incoming.transfer.spoilt() {
+            let spoilt = incoming.transfer.spoilt().map(|spoilt| {
                 let (asc, ascq) = spoilt.codes();
+                Sense::new(0x0b, asc, ascq)
+            });
+            let ending = match (spoilt, incoming.shape) {
+                (Some(sense), _) => Some((Status::CheckCondition, Some(sense))),
+                (None, Shape::Unsupported { .. }) => {
+                    Some((Status::CheckCondition, Some(Sense::INVALID_OPCODE)))
+                }
+                (None, Shape::TurnedAway) => Some((Status::TaskSetFull, None)),
+                (None, Shape::Ordinary) => None,
+            };
+            if let Some((status, sense)) = ending {
                 drop(tasks);
-                return self.end_without_running(tag, Status::CheckCondition, Some((asc, ascq)));
+                return self.end_without_running(tag, status, sense);
             }
             let data = incoming.buffer.take().map_or_else(Bytes::new, |mut buffer| {
                 buffer.truncate(incoming.total);
@@ -112,12 +127,16 @@ impl Commands {
     }
 
     /// Answer a command that never reaches its logical unit.
-    pub(super) fn end_without_running(&self, tag: u32, status: Status, aborted: Option<(u8, u8)>) {
+    fn end_without_running(&self, tag: u32, status: Status, sense: Option<Sense>) {
         let Some(task) = self.state.tasks.borrow_mut().remove(&tag) else { return };
-        let sense = aborted.map_or_else(Vec::new, |(asc, ascq)| Sense::new(0x0b, asc, ascq).encode(false));
+        let unread = match &task.phase {
+            Phase::Receiving(incoming) => incoming.shape.read_bytes(),
+            _ => 0,
+        };
+        let sense = sense.map_or_else(Vec::new, |sense| sense.encode(false));
         let response = ScsiResponse { status, sense, ..ScsiResponse::good() };
         self.open_window();
-        self.state.respond(&task.header, &response);
+        task.link.respond_unread(&task.header, &response, unread);
         for waiter in task.waiters {
             let _ = waiter.send(());
         }
@@ -164,10 +183,9 @@ impl Commands {
 
     fn ended(&self, tag: u32, response: &ScsiResponse) {
         let Some(task) = self.state.tasks.borrow_mut().remove(&tag) else { return };
-        self.state.commands.set(self.state.commands.get() + 1);
         self.open_window();
         if !task.aborted {
-            self.state.respond(&task.header, response);
+            task.link.respond(&task.header, response);
         }
         let lun = task.header.lun.get();
         let starting = self.end_in_order(lun, task.attribute);
@@ -178,7 +196,7 @@ impl Commands {
         for tag in starting {
             self.run(tag);
         }
-        self.state.wake.notify_one();
+        task.link.wake.notify_one();
     }
 
     fn end_in_order(&self, lun: u64, attribute: Attribute) -> Vec<u32> {
@@ -191,7 +209,7 @@ impl Commands {
         starting
     }
 
-    fn open_window(&self) {
+    pub(super) fn open_window(&self) {
         let under_way = self.state.tasks.borrow().len();
         self.state.window.borrow_mut().open(under_way);
     }
@@ -227,15 +245,22 @@ impl Commands {
     }
 
     /// What the transfer of a new command will be.
-    pub(super) fn incoming(&self, header: &request::ScsiCommand, immediate: u32, tag: u32) -> Incoming {
+    pub(super) fn incoming(
+        &self,
+        header: &request::ScsiCommand,
+        shape: Shape,
+        immediate: u32,
+        tag: u32,
+    ) -> Incoming {
         let expected = header.expected_data_transfer_length.get();
         let writes = header.flags & request::COMMAND_WRITE != 0;
         let offered = if writes { expected } else { 0 };
         let wanted = self.target.luns.data_out_length(header.lun.get(), &header.cdb).unwrap_or(0);
-        let wanted = if wanted > crate::limits::MAX_COMMAND_BYTES { 0 } else { wanted as u32 };
+        let kept = shape == Shape::Ordinary && wanted <= crate::limits::MAX_COMMAND_BYTES;
+        let wanted = if kept { wanted as u32 } else { 0 };
         let total = wanted.min(offered);
         let is_final = header.flags & crate::pdu::FINAL != 0;
         let transfer = Transfer::new(&self.state.parameters, total, offered, immediate, is_final, tag);
-        Incoming { transfer, buffer: None, total: total as usize, arrived: false }
+        Incoming { transfer, shape, buffer: None, total: total as usize, arrived: false, ended_early: false }
     }
 }

@@ -7,31 +7,24 @@
 use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
 
 use block_io::Buffer;
-use bytes::Bytes;
 use tokio::net::TcpStream;
-use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use zerocopy::FromBytes;
-use zerocopy::big_endian::U32;
 
 use super::commands::Commands;
 use super::digest::crc32c;
-use super::ending::{Ended, Ending, Farewell};
+use super::ending::{Ending, Farewell, Over};
 use super::receive::Staging;
-use super::state::{Early, Incoming, Phase, wire_tail};
+use super::state::{Incoming, wire_tail};
 use super::text::TextExchange;
+use super::upkeep::Patience;
 use crate::limits;
-use crate::pdu::response::{AsyncEvent, RejectReason};
-use crate::pdu::{BHS_BYTES, Bhs, FINAL, NO_TAG, opcode, padding, request, response};
-use crate::registry::{SessionMessage, TargetRegistry};
-use crate::scsi::Status;
-use crate::session::transfer::Spoilt;
-use crate::session::window::Arrival;
+use crate::pdu::ahs::Ahs;
+use crate::pdu::response::RejectReason;
+use crate::pdu::{BHS_BYTES, Bhs, NO_TAG, opcode, padding, request, response};
 
 /// Where the bytes of a data segment go.
 pub(super) enum Sink {
@@ -53,6 +46,39 @@ pub(super) struct Segment {
     pub(super) command: Option<Box<Incoming>>,
     /// The PDU was refused or is out of turn: its data is passed over and nothing follows.
     pub(super) ignored: bool,
+    /// It was answered with a Reject.
+    pub(super) refused: bool,
+}
+
+impl Segment {
+    /// Whose data goes nowhere yet.
+    pub(super) fn of(header: Bhs) -> Self {
+        let length = header.data_bytes();
+        Self { header, sink: Sink::Discard, filled: 0, length, command: None, ignored: false, refused: false }
+    }
+}
+
+/// Can a command be carried out?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shape {
+    Ordinary,
+    /// There is no memory for its data.
+    TurnedAway,
+    /// A command with a CDB longer than 16 bytes or with data both ways, of which there are none here.
+    Unsupported {
+        /// Bytes it wants to read beside what it writes.
+        read: u32,
+    },
+}
+
+impl Shape {
+    /// Bytes that it wants to read beside what it writes.
+    pub(super) fn read_bytes(self) -> u32 {
+        match self {
+            Self::Ordinary | Self::TurnedAway => 0,
+            Self::Unsupported { read } => read,
+        }
+    }
 }
 
 /// A connection and its session.
@@ -60,103 +86,100 @@ pub(super) struct Connection {
     pub(super) stream: TcpStream,
     pub(super) staging: Staging,
     pub(super) commands: Commands,
-    pub(super) registry: Arc<TargetRegistry>,
-    pub(super) session: u64,
-    pub(super) messages: mpsc::Receiver<SessionMessage>,
     pub(super) text: TextExchange,
     pub(super) discovery: bool,
     segment: Option<Segment>,
     next_transfer_tag: u32,
-    heard: Instant,
-    asked: Option<Instant>,
+    pub(super) patience: Patience,
+    pub(super) heard: Instant,
+    pub(super) asked: Option<Instant>,
     pub(super) closing: Option<Ending>,
-    close_at: Option<Instant>,
-    told: Vec<oneshot::Sender<()>>,
+    pub(super) close_at: Option<Instant>,
     /// What answers a logout.
-    farewell: Option<response::Plain>,
+    pub(super) farewell: Option<response::Plain>,
 }
 
 impl Connection {
-    #[allow(clippy::too_many_arguments)]
-    pub(super) fn new(
-        stream: TcpStream,
-        staging: Staging,
-        commands: Commands,
-        registry: Arc<TargetRegistry>,
-        session: u64,
-        messages: mpsc::Receiver<SessionMessage>,
-        text: TextExchange,
-        discovery: bool,
-    ) -> Self {
+    pub(super) fn new(stream: TcpStream, commands: Commands, text: TextExchange, patience: Patience) -> Self {
         Self {
             stream,
-            staging,
+            staging: Staging::new(),
+            discovery: text.target.is_none(),
             commands,
-            registry,
-            session,
-            messages,
             text,
-            discovery,
             segment: None,
             next_transfer_tag: 0,
+            patience,
             heard: Instant::now(),
             asked: None,
             closing: None,
             close_at: None,
-            told: Vec::new(),
             farewell: None,
         }
     }
 
+    /// CID.
+    pub(super) fn cid(&self) -> u16 {
+        self.commands.link.cid
+    }
+
     /// Serve until the connection ends; then wait until none of its commands runs any more.
-    pub(super) async fn run(mut self) -> Ended {
+    pub(super) async fn run(mut self) -> Over {
         let ending = match self.serve().await {
             Ok(ending) | Err(ending) => ending,
         };
-        let state = Rc::clone(&self.commands.state);
-        state.closed.set(true);
-        state.queue.borrow_mut().clear();
+        self.give_up(ending).await
+    }
+
+    /// End it, and wait until none of its commands runs any more.
+    pub(super) async fn give_up(mut self, ending: Ending) -> Over {
+        let link = Rc::clone(&self.commands.link);
+        link.closed.set(true);
+        link.queue.borrow_mut().clear();
         self.segment = None;
         if self.farewell.is_none() {
             // The initiator learns at once that it is over; a socket that is gone already needs no closing.
             let _ = socket2::SockRef::from(&self.stream).shutdown(std::net::Shutdown::Both);
         }
-        for task in self.commands.abort(|_, _| true).running {
+        for task in self.commands.abort(|_, task| Rc::ptr_eq(&task.link, &link)).running {
             // An error means that it has ended.
             let _ = task.await;
         }
+        self.commands.state.links.borrow_mut().retain(|other| !Rc::ptr_eq(other, &link));
         let stream = self.stream;
-        let farewell = self.farewell.map(|answer| Farewell::new(stream, state, answer));
-        Ended::new(ending, self.told, farewell, self.messages)
+        Over { ending, farewell: self.farewell.map(|answer| Farewell::new(stream, link, answer)) }
     }
 
     async fn serve(&mut self) -> Result<Ending, Ending> {
         loop {
             self.parse().await?;
-            let sent = self.flush()?;
-            if sent && let Some(ending) = self.closing.take() {
-                return Ok(ending);
+            self.run_errands(true);
+            if self.is_due() {
+                self.time_is_up();
             }
-            if self.close_at.is_some_and(|at| Instant::now() >= at) {
-                return Ok(Ending::Dropped);
+            let sent = self.flush()?;
+            // Who is not to be waited for gets what the socket takes.
+            if (sent || self.is_due())
+                && let Some(ending) = self.closing.take()
+            {
+                return Ok(ending);
             }
             self.wait(sent).await?;
         }
     }
 
     pub(super) fn flush(&mut self) -> Result<bool, Ending> {
-        Ok(self.commands.state.queue.borrow_mut().flush(&self.stream)?)
+        Ok(self.commands.link.queue.borrow_mut().flush(&self.stream)?)
     }
 
     /// Wait until there is something to do. Bytes are received here.
     async fn wait(&mut self, sent: bool) -> Result<(), Ending> {
-        let state = Rc::clone(&self.commands.state);
+        let link = Rc::clone(&self.commands.link);
         // An initiator that does not take its responses gets no more commands in.
-        let listens = self.closing.is_none() && state.queued_bytes() < limits::MAX_QUEUED_RESPONSE_BYTES;
+        let listens = self.closing.is_none() && link.queued_bytes() < limits::MAX_QUEUED_RESPONSE_BYTES;
         let deadline = self.deadline();
         let (stream, staging, segment) = (&mut self.stream, &mut self.staging, &mut self.segment);
         let mut writable = false;
-        let mut message = None;
         let mut timed_out = false;
         let mut received = None;
         tokio::select! {
@@ -171,8 +194,7 @@ impl Connection {
                 }
                 receive(stream, staging, segment.as_mut(), context).map(|result| result.map(Some))
             }) => received = result?,
-            () = state.wake.notified() => {}
-            some = self.messages.recv() => message = some,
+            () = link.wake.notified() => {}
             () = tokio::time::sleep_until(deadline) => timed_out = true,
         }
         if received == Some(0) {
@@ -182,64 +204,11 @@ impl Connection {
             self.heard = Instant::now();
             self.asked = None;
         }
-        if let Some(message) = message {
-            self.take_message(message);
-        }
         if timed_out {
-            self.ask_whether_alive()?;
+            self.deadline_passed()?;
         }
         let _ = writable;
         Ok(())
-    }
-
-    fn deadline(&self) -> Instant {
-        let alive = match self.asked {
-            Some(asked) => asked + Duration::from_millis(limits::NOP_IN_TIMEOUT_MS),
-            None => self.heard + Duration::from_millis(limits::NOP_IN_INTERVAL_MS),
-        };
-        self.close_at.map_or(alive, |at| at.min(alive))
-    }
-
-    /// NOP-In, once it has been silent for long (RFC 7143 section 11.19).
-    fn ask_whether_alive(&mut self) -> Result<(), Ending> {
-        if self.close_at.is_some_and(|at| Instant::now() >= at) {
-            return Ok(());
-        }
-        if self.asked.is_some() {
-            return Err(Ending::Silent);
-        }
-        self.asked = Some(Instant::now());
-        if !self.discovery {
-            let mut header = response::plain(opcode::NOP_IN, NO_TAG);
-            header.target_transfer_tag = U32::new(self.transfer_tag());
-            self.commands.state.send_unnumbered(&header, Bytes::new());
-        }
-        Ok(())
-    }
-
-    pub(super) fn take_message(&mut self, message: SessionMessage) {
-        match message {
-            SessionMessage::Abort { units, cleared, done } => {
-                let running = self.commands.ended_by_another(&units, cleared).running;
-                tokio::task::spawn_local(async move {
-                    for task in running {
-                        let _ = task.await;
-                    }
-                    let _ = done.send(());
-                });
-            }
-            SessionMessage::Drop { done } => {
-                self.told.push(done);
-                self.closing = Some(Ending::Dropped);
-            }
-            SessionMessage::ShutDown { done } => {
-                self.told.push(done);
-                let grace = limits::LOGOUT_GRACE_S;
-                let header = response::async_message(AsyncEvent::LogoutRequest, [0, 0, grace]);
-                self.commands.state.send(&header, Bytes::new());
-                self.close_at = Some(Instant::now() + Duration::from_secs(grace.into()));
-            }
-        }
     }
 
     pub(super) fn transfer_tag(&mut self) -> u32 {
@@ -273,20 +242,43 @@ impl Connection {
     async fn begin_pdu(&mut self) -> Result<bool, Ending> {
         let staged = self.staging.staged();
         let Ok((header, _)) = Bhs::read_from_prefix(staged) else { return Ok(false) };
-        let digest_bytes = if self.commands.state.parameters.header_digest { 4 } else { 0 };
+        let digest_bytes = if self.commands.link.parameters.header_digest { 4 } else { 0 };
         let whole = BHS_BYTES + header.ahs_bytes();
         let Some(bytes) = staged.get(..whole + digest_bytes) else { return Ok(false) };
         if digest_bytes > 0 && crc32c(&[&bytes[..whole]]).to_le_bytes() != bytes[whole..] {
-            // At error recovery level 0 there is no telling where the next PDU begins (RFC 7143 section 7.7).
+            // The lengths may be wrong too: there is no telling where the next PDU begins (RFC 7143 section 7.8).
             return Err(Ending::Protocol("header digest"));
         }
+        let shape = self.shape(&header, &bytes[BHS_BYTES..whole]);
         self.staging.consume(whole + digest_bytes);
-        if header.data_bytes() > self.commands.state.parameters.our_max_recv as usize {
+        if header.data_bytes() > self.commands.link.parameters.our_max_recv as usize {
             return Err(Ending::Protocol("a data segment longer than MaxRecvDataSegmentLength"));
         }
-        let segment = self.place(header).await;
-        self.segment = Some(segment);
+        self.segment = Some(match shape {
+            Ok(shape) => self.place(header, shape).await,
+            Err(reason) => self.refuse(header, reason),
+        });
         Ok(true)
+    }
+
+    /// What additional header segments make of a PDU.
+    fn shape(&self, header: &Bhs, segments: &[u8]) -> Result<Shape, RejectReason> {
+        let ahs = Ahs::parse(segments).map_err(|_| RejectReason::InvalidPduField)?;
+        let both = request::COMMAND_READ | request::COMMAND_WRITE;
+        let is_command = header.opcode() == opcode::SCSI_COMMAND && !self.discovery;
+        let is_bidirectional = is_command && header.flags & both == both;
+        match ahs {
+            Ahs { read_length: Some(_), .. } if !is_bidirectional => Err(RejectReason::InvalidPduField),
+            Ahs { extended_cdb: Some(_), .. } if !is_command => Err(RejectReason::InvalidPduField),
+            Ahs { extended_cdb: None, read_length: None } if !is_bidirectional => Ok(Shape::Ordinary),
+            Ahs { read_length, .. } => Ok(Shape::Unsupported { read: read_length.unwrap_or(0) }),
+        }
+    }
+
+    /// Reject a PDU; its data is passed over.
+    pub(super) fn refuse(&self, header: Bhs, reason: RejectReason) -> Segment {
+        self.commands.link.reject(reason, &header);
+        Segment { ignored: true, refused: true, ..Segment::of(header) }
     }
 
     /// Move staged bytes to where they belong. False: the PDU is not all there yet.
@@ -303,7 +295,7 @@ impl Connection {
                 count
             }
         };
-        let tail = wire_tail(segment.length, self.commands.state.parameters.data_digest);
+        let tail = wire_tail(segment.length, self.commands.link.parameters.data_digest);
         if segment.filled < segment.length || self.staging.staged().len() < tail {
             self.segment = Some(segment);
             return Ok(false);
@@ -315,7 +307,7 @@ impl Connection {
     }
 
     fn digest_matches(&self, segment: &Segment) -> bool {
-        if segment.length == 0 || !self.commands.state.parameters.data_digest {
+        if segment.length == 0 || !self.commands.link.parameters.data_digest {
             return true;
         }
         let data = match &segment.sink {
@@ -325,152 +317,6 @@ impl Connection {
         };
         let (pad, digest) = self.staging.staged().split_at(padding(segment.length));
         digest.get(..4).is_some_and(|digest| crc32c(&[data, pad]).to_le_bytes() == *digest)
-    }
-
-    /// A PDU is wholly here.
-    fn pdu_complete(&mut self, segment: Segment, intact: bool) -> Result<(), Ending> {
-        let header = segment.header;
-        match header.opcode() {
-            opcode::SCSI_COMMAND if !self.discovery => self.command_complete(segment, intact),
-            opcode::DATA_OUT if !self.discovery => self.data_out_complete(segment, intact),
-            _ if !intact => self.commands.state.reject(RejectReason::DataDigestError, &header),
-            _ => {
-                let data = if let Sink::Collect(bytes) = segment.sink { bytes } else { Vec::new() };
-                return self.in_turn(header, data);
-            }
-        }
-        Ok(())
-    }
-
-    fn command_complete(&mut self, segment: Segment, intact: bool) {
-        let Some(mut incoming) = segment.command else { return };
-        let command: request::ScsiCommand = segment.header.view();
-        if let Sink::Buffer { buffer, .. } = segment.sink {
-            incoming.buffer = Some(buffer);
-        }
-        if !intact {
-            incoming.transfer.spoil(Spoilt::DigestError);
-        }
-        let tag = command.initiator_task_tag.get();
-        let turned_away = segment.ignored;
-        self.commands.arrived(command, *incoming, &segment.header);
-        if turned_away {
-            self.commands.end_without_running(tag, Status::TaskSetFull, None);
-        }
-        self.take_early();
-    }
-
-    fn data_out_complete(&mut self, segment: Segment, intact: bool) {
-        let header: request::DataOut = segment.header.view();
-        let tag = header.initiator_task_tag.get();
-        let next = {
-            let mut tasks = self.commands.state.tasks.borrow_mut();
-            let Some(super::state::Task { phase: Phase::Receiving(incoming), .. }) = tasks.get_mut(&tag)
-            else {
-                return;
-            };
-            if let Sink::Buffer { buffer, .. } = segment.sink {
-                incoming.buffer = Some(buffer);
-            }
-            if segment.ignored {
-                return;
-            }
-            if !intact {
-                incoming.transfer.spoil(Spoilt::DigestError);
-            }
-            if !incoming.arrived {
-                return;
-            }
-            incoming.transfer.after_data(header.flags & FINAL != 0)
-        };
-        self.commands.go_on(tag, next);
-    }
-
-    /// PDUs with a CmdSN of their own wait for their turn; immediate ones do not.
-    fn in_turn(&mut self, header: Bhs, data: Vec<u8>) -> Result<(), Ending> {
-        let numbered = matches!(
-            header.opcode(),
-            opcode::NOP_OUT | opcode::TASK_MANAGEMENT | opcode::TEXT | opcode::LOGOUT
-        );
-        if !numbered || header.is_immediate() {
-            return self.dispatch(&header, data);
-        }
-        let cmd_sn = header.view::<request::NopOut>().cmd_sn.get();
-        let arrival = self.commands.state.window.borrow_mut().arrive(cmd_sn, Early::Other(header, data));
-        if let Arrival::Now(Early::Other(header, data)) = arrival {
-            let under_way = self.commands.state.tasks.borrow().len();
-            self.commands.state.window.borrow_mut().open(under_way);
-            self.dispatch(&header, data)?;
-            self.take_early();
-        }
-        Ok(())
-    }
-
-    /// Whatever came before its time and is due now.
-    fn take_early(&mut self) {
-        loop {
-            let next = self.commands.state.window.borrow_mut().next_early();
-            match next {
-                Some(Early::Command(tag)) => self.commands.its_turn(tag),
-                Some(Early::Other(header, data)) => {
-                    if let Err(ending) = self.dispatch(&header, data) {
-                        self.closing = Some(ending);
-                    }
-                }
-                None => return,
-            }
-        }
-    }
-
-    fn dispatch(&mut self, header: &Bhs, data: Vec<u8>) -> Result<(), Ending> {
-        let state = Rc::clone(&self.commands.state);
-        match header.opcode() {
-            opcode::NOP_OUT => self.nop_out(header, data),
-            opcode::TASK_MANAGEMENT if !self.discovery => {
-                self.commands.manage(&header.view(), &self.registry, self.session);
-            }
-            opcode::TEXT => match self.text.step(header, &data, state.parameters.initiator_max_recv) {
-                Ok((answer, text)) => state.send(&answer, text),
-                Err(reason) => state.reject(reason, header),
-            },
-            opcode::LOGOUT => self.logout(&header.view()),
-            opcode::SNACK => state.reject(RejectReason::SnackReject, header),
-            opcode::LOGIN => {
-                state.reject(RejectReason::ProtocolError, header);
-                self.closing = Some(Ending::Protocol("a login in full feature phase"));
-            }
-            _ => state.reject(RejectReason::CommandNotSupported, header),
-        }
-        Ok(())
-    }
-
-    /// Echo a ping (RFC 7143 section 11.18); an answer to ours needs none.
-    fn nop_out(&self, header: &Bhs, mut data: Vec<u8>) {
-        let tag = header.initiator_task_tag.get();
-        if tag == NO_TAG {
-            return;
-        }
-        let state = &self.commands.state;
-        data.truncate(state.parameters.initiator_max_recv as usize);
-        let mut answer = response::plain(opcode::NOP_IN, tag);
-        answer.lun = header.lun;
-        answer.data_segment_length = crate::pdu::three_bytes(data.len());
-        state.send(&answer, data.into());
-    }
-
-    fn logout(&mut self, header: &request::Logout) {
-        let mut answer = response::plain(opcode::LOGOUT_RESPONSE, header.initiator_task_tag.get());
-        answer.target_transfer_tag = U32::new(0);
-        let parameters = &self.commands.state.parameters;
-        answer.specific[4..6].copy_from_slice(&(parameters.time_to_wait_s as u16).to_be_bytes());
-        answer.specific[6..8].copy_from_slice(&(parameters.time_to_retain_s as u16).to_be_bytes());
-        if header.reason & 0x7f > 1 {
-            // Removal for recovery: there is none at error recovery level 0.
-            answer.response = 2;
-            return self.commands.state.send(&answer, Bytes::new());
-        }
-        self.farewell = Some(answer);
-        self.closing = Some(Ending::Logout);
     }
 }
 

@@ -1,4 +1,4 @@
-//! How a connection ends, and who is told when it is over.
+//! How a connection ends, how its session does, and who is told when it is over.
 
 use std::io;
 use std::rc::Rc;
@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 
-use super::state::State;
+use super::link::Link;
 use crate::limits;
 use crate::pdu::response::Plain;
 use crate::registry::SessionMessage;
@@ -30,32 +30,27 @@ pub(super) enum Ending {
     Io(#[from] io::Error),
 }
 
-/// A connection that is over. Whoever asked for its end is told only when the session has left the registry too: a new
-/// session of the same nexus must not meet its former self there.
+/// A connection that is over: none of its commands runs any more.
+pub(super) struct Over {
+    pub(super) ending: Ending,
+    pub(super) farewell: Option<Farewell>,
+}
+
+/// A session that is over. Whoever asked for its end is told only when it has left the registry too: a new session
+/// of the same nexus must not meet its former self there.
 pub(super) struct Ended {
     pub(super) ending: Ending,
-    told: Vec<oneshot::Sender<()>>,
-    farewell: Option<Farewell>,
+    pub(super) told: Vec<oneshot::Sender<()>>,
+    pub(super) farewells: Vec<Farewell>,
     /// Kept so that those who still wait in it are told no sooner than the others.
-    _messages: mpsc::Receiver<SessionMessage>,
+    pub(super) _messages: mpsc::Receiver<SessionMessage>,
 }
 
 impl Ended {
-    pub(super) fn new(
-        ending: Ending,
-        told: Vec<oneshot::Sender<()>>,
-        farewell: Option<Farewell>,
-        messages: mpsc::Receiver<SessionMessage>,
-    ) -> Self {
-        Self { ending, told, farewell, _messages: messages }
-    }
-
     /// The session is gone from everywhere.
     pub(super) async fn tell(self) {
-        if let Some(farewell) = self.farewell {
-            let limit = Duration::from_secs(limits::LOGOUT_GRACE_S.into());
-            // It may have gone without waiting for the answer.
-            let _ = tokio::time::timeout(limit, farewell.say()).await;
+        for farewell in self.farewells {
+            farewell.say().await;
         }
         for told in self.told {
             // Whoever asked may have gone itself.
@@ -64,23 +59,30 @@ impl Ended {
     }
 }
 
-/// The answer to a logout. It says that the session is over (RFC 7143 section 11.14): that nothing of it can change data any
-/// more, and that what it had reserved is free.
+/// The answer to a logout. It says that it is over (RFC 7143 section 11.14): that no command can change data any more, and
+/// that what the session had reserved is free.
 pub(super) struct Farewell {
     stream: TcpStream,
-    state: Rc<State>,
+    link: Rc<Link>,
     answer: Plain,
 }
 
 impl Farewell {
-    pub(super) fn new(stream: TcpStream, state: Rc<State>, answer: Plain) -> Self {
-        Self { stream, state, answer }
+    pub(super) fn new(stream: TcpStream, link: Rc<Link>, answer: Plain) -> Self {
+        Self { stream, link, answer }
     }
 
-    async fn say(self) -> io::Result<()> {
-        self.state.closed.set(false);
-        self.state.send(&self.answer, Bytes::new());
-        while !self.state.queue.borrow_mut().flush(&self.stream)? {
+    /// Send it, to whoever still listens.
+    pub(super) async fn say(self) {
+        self.link.closed.set(false);
+        self.link.send(&self.answer, Bytes::new());
+        let limit = Duration::from_secs(limits::LOGOUT_GRACE_S.into());
+        // It may have gone without waiting for the answer.
+        let _ = tokio::time::timeout(limit, self.flush()).await;
+    }
+
+    async fn flush(&self) -> io::Result<()> {
+        while !self.link.queue.borrow_mut().flush(&self.stream)? {
             self.stream.writable().await?;
         }
         Ok(())

@@ -1,17 +1,17 @@
 //! The login phase on the wire: read requests, let the machine answer, until full feature phase or a refusal.
 
 use std::io;
-use std::net::SocketAddr;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use zerocopy::big_endian::{U16, U32};
 use zerocopy::{FromZeros, IntoBytes};
 
-use crate::chap::ChapPolicy;
+use super::portals::CameBy;
+use crate::chap::{Algorithm, ChapPolicy};
 use crate::login::parameters::DEFAULT_MAX_RECV;
 use crate::login::{Answer, Authority, Machine, Outcome, Refusal};
-use crate::pdu::response::LoginResponse;
+use crate::pdu::response::{LoginResponse, STAT_SN_OFFSET};
 use crate::pdu::{BHS_BYTES, Bhs, opcode, padding, request, three_bytes};
 use crate::registry::TargetRegistry;
 
@@ -26,29 +26,51 @@ pub(super) enum LoginError {
     TimedOut,
 }
 
-/// A session that may begin.
+/// A session, or a connection of one, that may begin.
+#[derive(Debug)]
 pub(super) struct LoggedIn {
     pub(super) outcome: Outcome,
     pub(super) isid: [u8; 6],
     pub(super) tsih: u16,
+    /// It is to join the session of that TSIH.
+    pub(super) joins: bool,
+    pub(super) cid: u16,
     /// CmdSN of the first command.
     pub(super) cmd_sn: u32,
     /// StatSN of the first response.
     pub(super) stat_sn: u32,
     /// The last response, to be sent once the session is entered.
     pub(super) last: Vec<u8>,
+    /// What it answers.
+    request: request::Login,
+}
+
+impl LoggedIn {
+    /// The last response, with the numbers of the session that is joined.
+    pub(super) fn admitted(&self, exp_cmd_sn: u32, max_cmd_sn: u32) -> Vec<u8> {
+        let mut bytes = self.last.clone();
+        let at = STAT_SN_OFFSET + 4;
+        bytes[at..at + 4].copy_from_slice(&exp_cmd_sn.to_be_bytes());
+        bytes[at + 4..at + 8].copy_from_slice(&max_cmd_sn.to_be_bytes());
+        bytes
+    }
+
+    /// The refusal that takes its place.
+    pub(super) fn refused(&self, refusal: Refusal) -> Vec<u8> {
+        encode(&self.request, self.stat_sn.wrapping_sub(1), 0, &Err(refusal))
+    }
 }
 
 /// Access as the registry has it, for an initiator from there.
 pub(super) struct Desk<'a> {
     pub(super) registry: &'a TargetRegistry,
-    pub(super) peer: SocketAddr,
-    pub(super) portal_group_tag: u16,
+    pub(super) came_by: &'a CameBy,
+    pub(super) algorithms: &'a [Algorithm],
 }
 
 impl Authority for Desk<'_> {
     fn admit(&self, initiator: &str, target: &str) -> Result<ChapPolicy, Refusal> {
-        self.registry.admit(initiator, target, self.peer.ip())
+        self.registry.admit(initiator, target, self.came_by.peer.ip())
     }
 
     fn discovery(&self) -> ChapPolicy {
@@ -57,7 +79,11 @@ impl Authority for Desk<'_> {
     }
 
     fn portal_group_tag(&self) -> u16 {
-        self.portal_group_tag
+        self.came_by.group()
+    }
+
+    fn algorithms(&self) -> &[Algorithm] {
+        self.algorithms
     }
 }
 
@@ -78,7 +104,7 @@ pub(super) async fn log_in(stream: &mut TcpStream, desk: &Desk<'_>) -> Result<Lo
         let (header, data) = read_request(stream).await?;
         let login: request::Login = header.view();
         let sn = stat_sn.unwrap_or(login.exp_stat_sn.get());
-        let result = check(&header, &login).and_then(|()| machine.step(&login, &data));
+        let result = check(&header, &login, desk.registry).and_then(|()| machine.step(&login, &data));
         match result {
             Err(refusal) => {
                 let bytes = encode(&login, sn, 0, &Err(refusal));
@@ -87,7 +113,12 @@ pub(super) async fn log_in(stream: &mut TcpStream, desk: &Desk<'_>) -> Result<Lo
             }
             Ok(answer) => {
                 let done = answer.outcome.is_some();
-                let tsih = if done { desk.registry.next_tsih() } else { 0 };
+                let asked = login.tsih.get();
+                let tsih = match (done, asked) {
+                    (false, _) => 0,
+                    (true, 0) => desk.registry.next_tsih(),
+                    (true, _) => asked,
+                };
                 let bytes = encode(&login, sn, tsih, &Ok(&answer));
                 stat_sn = Some(sn.wrapping_add(1));
                 if let Some(outcome) = answer.outcome {
@@ -95,6 +126,9 @@ pub(super) async fn log_in(stream: &mut TcpStream, desk: &Desk<'_>) -> Result<Lo
                         outcome,
                         isid: login.isid,
                         tsih,
+                        joins: asked != 0,
+                        request: login,
+                        cid: login.cid.get(),
                         cmd_sn: login.cmd_sn.get(),
                         stat_sn: sn.wrapping_add(1),
                         last: bytes,
@@ -106,15 +140,16 @@ pub(super) async fn log_in(stream: &mut TcpStream, desk: &Desk<'_>) -> Result<Lo
     }
 }
 
-fn check(header: &Bhs, login: &request::Login) -> Result<(), Refusal> {
+fn check(header: &Bhs, login: &request::Login, registry: &TargetRegistry) -> Result<(), Refusal> {
     if header.opcode() != opcode::LOGIN {
         return Err(Refusal::InvalidDuringLogin);
     }
-    // A session of one connection cannot be joined.
-    if login.tsih.get() != 0 {
-        return Err(Refusal::SessionDoesNotExist);
+    match login.tsih.get() {
+        0 => Ok(()),
+        // Whether it is this initiator's is asked when it has shown who it is.
+        tsih if registry.has_tsih(tsih) => Ok(()),
+        _ => Err(Refusal::SessionDoesNotExist),
     }
-    Ok(())
 }
 
 /// A request and its data. Lengths are those that hold before anything was negotiated.

@@ -30,12 +30,8 @@ const REASSIGN: u8 = 8;
 
 impl Commands {
     /// Carry out a task management function; the answer follows when it is done.
-    pub(super) fn manage(
-        &self,
-        header: &request::TaskManagement,
-        registry: &Arc<TargetRegistry>,
-        session: u64,
-    ) {
+    pub(super) fn manage(&self, header: &request::TaskManagement) {
+        let (registry, session) = (&self.registry, self.session);
         let lun = header.lun.get();
         let tag = header.initiator_task_tag.get();
         let function = header.function & 0x7f;
@@ -155,6 +151,6 @@ impl Commands {
         header.response = code;
         // Reserved there.
         header.target_transfer_tag = 0.into();
-        self.state.send(&header, Bytes::new());
+        self.link.send(&header, Bytes::new());
     }
 }

@@ -1,19 +1,24 @@
 //! The sockets: portals that accept, workers that serve. The only part of the crate that does I/O.
 //!
-//! A connection is handed to the worker with the fewest of them and stays there: its commands, its disk I/O and its
-//! responses never change threads.
+//! A connection is handed to the worker with the fewest of them, or to that of the session it joins, and stays there: its
+//! commands, its disk I/O and its responses never change threads.
 
 mod commands;
+mod complete;
 mod connection;
 mod digest;
 mod ending;
+mod link;
 mod login;
 mod management;
+mod members;
 mod placing;
+mod portals;
 mod receive;
 mod send;
 mod state;
 mod text;
+mod upkeep;
 
 use std::io;
 use std::net::SocketAddr;
@@ -22,29 +27,45 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use block_io::{BufferPool, runtime::WorkerPool};
-use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
+use crate::chap::Algorithm;
 use crate::limits;
 use crate::login::SessionKind;
 use crate::registry::{SessionInfo, SessionMessage, Target, TargetRegistry, tell};
-use crate::scsi::{LunMap, Nexus, PORTAL_GROUP_TAG};
+use crate::scsi::{LunMap, Nexus};
 use commands::Commands;
-use connection::Connection;
+use link::Link;
 use login::{Desk, LoginError, log_in};
-use receive::Staging;
+pub(crate) use members::Joining;
+use members::Members;
+use portals::CameBy;
 use state::State;
 use text::TextExchange;
+
+pub use portals::Portal;
+pub use upkeep::Patience;
 
 /// What a server needs to begin.
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
-    /// Addresses to listen on; port 0 lets the system choose.
-    pub portals: Vec<SocketAddr>,
+    /// Where to listen.
+    pub portals: Vec<Portal>,
     /// Memory for commands' data.
     pub pool: BufferPool,
+    /// How long initiators are waited for.
+    pub patience: Patience,
+    /// CHAP algorithms that initiators may use.
+    pub algorithms: Vec<Algorithm>,
+}
+
+impl ServerConfig {
+    /// With the defaults for all else.
+    pub fn new(portals: Vec<Portal>, pool: BufferPool) -> Self {
+        Self { portals, pool, patience: Patience::default(), algorithms: Algorithm::ALL.to_vec() }
+    }
 }
 
 /// Why a server cannot begin.
@@ -63,7 +84,7 @@ pub enum ServerError {
 /// A running server.
 #[derive(Debug)]
 pub struct TargetServer {
-    addresses: Vec<SocketAddr>,
+    portals: Arc<[Portal]>,
     registry: Arc<TargetRegistry>,
     stop: watch::Sender<bool>,
 }
@@ -72,7 +93,10 @@ pub struct TargetServer {
 struct Hall {
     registry: Arc<TargetRegistry>,
     pool: BufferPool,
-    order_pool: BufferPool,
+    parameter_pool: BufferPool,
+    patience: Patience,
+    algorithms: Vec<Algorithm>,
+    portals: Arc<[Portal]>,
     workers: WorkerPool,
     connections: Vec<AtomicUsize>,
     logins: AtomicUsize,
@@ -85,32 +109,36 @@ impl TargetServer {
         registry: Arc<TargetRegistry>,
         workers: &WorkerPool,
     ) -> Result<Self, ServerError> {
-        let mut listeners = Vec::new();
-        let mut addresses = Vec::new();
-        for portal in config.portals {
-            let listener = listen(portal).map_err(|error| ServerError::Listen { portal, error })?;
-            addresses.push(listener.local_addr().map_err(|error| ServerError::Listen { portal, error })?);
-            listeners.push(listener);
+        let failed = |(portal, error)| ServerError::Listen { portal, error };
+        let listeners = portals::listen(&config.portals).map_err(failed)?;
+        let mut portals = config.portals;
+        for (portal, listener) in portals.iter_mut().zip(&listeners) {
+            let address = listener.local_addr();
+            portal.address = address.map_err(|error| failed((portal.address, error)))?;
         }
+        let portals: Arc<[Portal]> = portals.into();
         let (stop, stopped) = watch::channel(false);
         let hall = Arc::new(Hall {
             registry: Arc::clone(&registry),
             pool: config.pool,
-            order_pool: BufferPool::new(limits::RESERVATION_ORDER_MEMORY_BYTES),
+            parameter_pool: BufferPool::new(limits::PARAMETER_POOL_BYTES),
+            patience: config.patience,
+            algorithms: config.algorithms,
+            portals: Arc::clone(&portals),
             connections: (0..workers.len()).map(|_| AtomicUsize::new(0)).collect(),
             workers: workers.clone(),
             logins: AtomicUsize::new(0),
         });
-        for listener in listeners {
+        for (index, listener) in listeners.into_iter().enumerate() {
             let (hall, stopped) = (Arc::clone(&hall), stopped.clone());
-            workers.spawn_background(move || accept(listener, hall, stopped));
+            workers.spawn_background(move || accept(listener, index, hall, stopped));
         }
-        Ok(Self { addresses, registry, stop })
+        Ok(Self { portals, registry, stop })
     }
 
-    /// The addresses listened on, with the ports that were chosen.
-    pub fn local_addrs(&self) -> &[SocketAddr] {
-        &self.addresses
+    /// Where it listens, with the ports that were chosen.
+    pub fn portals(&self) -> &[Portal] {
+        &self.portals
     }
 
     /// Accept nobody more, ask every initiator to log out, and wait until no command runs any more.
@@ -118,22 +146,17 @@ impl TargetServer {
         // Nobody listening any more is what is wanted.
         let _ = self.stop.send(true);
         let sessions = self.registry.all_mailboxes();
-        let endings = sessions.iter().map(|mailbox| tell(mailbox, |done| SessionMessage::ShutDown { done }));
+        let endings = sessions.iter().map(|mailbox| tell(mailbox, |done| SessionMessage::LogOut { done }));
         futures_util::future::join_all(endings).await;
     }
 }
 
-fn listen(portal: SocketAddr) -> io::Result<std::net::TcpListener> {
-    let socket = Socket::new(Domain::for_address(portal), Type::STREAM, Some(Protocol::TCP))?;
-    // A restarted target must get its port back though old connections linger.
-    socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&portal.into())?;
-    socket.listen(1024)?;
-    Ok(socket.into())
-}
-
-async fn accept(listener: std::net::TcpListener, hall: Arc<Hall>, mut stopped: watch::Receiver<bool>) {
+async fn accept(
+    listener: std::net::TcpListener,
+    portal: usize,
+    hall: Arc<Hall>,
+    mut stopped: watch::Receiver<bool>,
+) {
     let listener = match TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "a portal cannot be served"),
@@ -144,7 +167,7 @@ async fn accept(listener: std::net::TcpListener, hall: Arc<Hall>, mut stopped: w
             _ = stopped.wait_for(|stopped| *stopped) => return,
         };
         match accepted {
-            Ok((stream, peer)) => hand_over(&hall, stream, peer),
+            Ok((stream, peer)) => hand_over(&hall, stream, portal, peer),
             Err(error) => {
                 // Out of file descriptors, most likely: wait for some to come back instead of spinning.
                 tracing::warn!(%error, "a connection could not be accepted");
@@ -155,7 +178,7 @@ async fn accept(listener: std::net::TcpListener, hall: Arc<Hall>, mut stopped: w
 }
 
 /// Give a new connection to the worker with the fewest.
-fn hand_over(hall: &Arc<Hall>, stream: TcpStream, peer: SocketAddr) {
+fn hand_over(hall: &Arc<Hall>, stream: TcpStream, portal: usize, peer: SocketAddr) {
     let counts: Vec<usize> = hall.connections.iter().map(|count| count.load(Ordering::Relaxed)).collect();
     let full = counts.iter().sum::<usize>() >= limits::MAX_CONNECTIONS;
     let logins = hall.logins.load(Ordering::Relaxed) >= limits::MAX_LOGINS;
@@ -169,21 +192,21 @@ fn hand_over(hall: &Arc<Hall>, stream: TcpStream, peer: SocketAddr) {
     let workers = hall.workers.clone();
     workers.spawn_on(worker, move || async move {
         if let Ok(stream) = TcpStream::from_std(stream) {
-            serve(&hall, stream, peer).await;
+            serve(&hall, stream, portal, peer).await;
         }
         hall.connections[worker].fetch_sub(1, Ordering::Relaxed);
     });
 }
 
-async fn serve(hall: &Hall, mut stream: TcpStream, peer: SocketAddr) {
+async fn serve(hall: &Hall, mut stream: TcpStream, index: usize, peer: SocketAddr) {
     let Ok(local) = stream.local_addr() else { return };
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%peer, %error, "TCP_NODELAY");
     }
+    let came_by = CameBy { portals: Arc::clone(&hall.portals), index, local, peer };
     hall.logins.fetch_add(1, Ordering::Relaxed);
-    let desk = Desk { registry: &hall.registry, peer, portal_group_tag: PORTAL_GROUP_TAG };
-    let limit = Duration::from_millis(limits::LOGIN_TIMEOUT_MS);
-    let login = tokio::time::timeout(limit, log_in(&mut stream, &desk)).await;
+    let desk = Desk { registry: &hall.registry, came_by: &came_by, algorithms: &hall.algorithms };
+    let login = tokio::time::timeout(hall.patience.login, log_in(&mut stream, &desk)).await;
     hall.logins.fetch_sub(1, Ordering::Relaxed);
     let login = match login.unwrap_or(Err(LoginError::TimedOut)) {
         Ok(login) => login,
@@ -197,82 +220,110 @@ async fn serve(hall: &Hall, mut stream: TcpStream, peer: SocketAddr) {
             Err(_) => return,
         },
     };
-    let info = SessionInfo {
+    let info = session_info(&login, target.as_deref(), &came_by);
+    if login.joins {
+        return join(hall, stream, login, came_by, &info).await;
+    }
+    let (entered, messages) = hall.registry.enter(info).await;
+    let session = entered.id;
+    let nexus = nexus(&login, target.as_deref(), &came_by);
+    // Whatever changes once it knows that it is logged in, it is told of.
+    if let Some(target) = &target {
+        target.luns.nexus_met(&nexus);
+    }
+    let mut ended = None;
+    if stream.write_all(&login.last).await.is_ok() {
+        tracing::info!(%peer, session, initiator = %nexus.initiator_name, target = %nexus.target_name, "logged in");
+        let members = begin(hall, stream, came_by, login, nexus.clone(), target.clone(), session);
+        let over = members.run(messages).await;
+        tracing::info!(%peer, session, ending = %over.ending, "session ended");
+        ended = Some(over);
+    }
+    if let Some(target) = target {
+        target.luns.nexus_lost(&nexus);
+    }
+    // First gone from the registry, then told.
+    drop(entered);
+    if let Some(ended) = ended {
+        ended.tell().await;
+    }
+}
+
+fn nexus(login: &login::LoggedIn, target: Option<&Target>, came_by: &CameBy) -> Nexus {
+    Nexus {
+        initiator_name: login.outcome.initiator.clone(),
+        isid: login.isid,
+        target_name: target.map(|target| target.name.clone()).unwrap_or_default(),
+        target_portal_group: came_by.group(),
+        relative_target_port: target.map_or(1, |target| target.luns.port().number()),
+    }
+}
+
+/// Hand a connection to the session that it is to join, which may be with another worker, and wait until it is over.
+async fn join(hall: &Hall, stream: TcpStream, login: login::LoggedIn, came_by: CameBy, info: &SessionInfo) {
+    let session = match hall.registry.to_join(info) {
+        Ok(session) => session,
+        Err(refusal) => {
+            // It is refused whether it hears of it or not.
+            let _ = send_whole(&stream, &login.refused(refusal)).await;
+            return tracing::info!(peer = %came_by.peer, %refusal, "login");
+        }
+    };
+    let Ok(stream) = stream.into_std() else { return };
+    let (over, is_over) = tokio::sync::oneshot::channel();
+    let joining = Box::new(Joining { stream, login, came_by, over });
+    if session.send(SessionMessage::Join(joining)).await.is_ok() {
+        // Nothing is ever sent: it is dropped with the connection.
+        let _ = is_over.await;
+    }
+}
+
+/// Send all of it.
+async fn send_whole(stream: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        stream.writable().await?;
+        match stream.try_write(bytes) {
+            Ok(count) => bytes = &bytes[count..],
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn session_info(login: &login::LoggedIn, target: Option<&Target>, came_by: &CameBy) -> SessionInfo {
+    SessionInfo {
         id: 0,
         tsih: login.tsih,
         initiator: login.outcome.initiator.clone(),
         initiator_alias: login.outcome.alias.clone(),
         isid: login.isid,
-        target: target.as_ref().map(|target| target.name.clone()),
-        peer,
-        local,
+        portal_group: came_by.group(),
+        target: target.map(|target| target.name.clone()),
+        peers: vec![came_by.peer],
+        local: came_by.local,
         header_digest: login.outcome.parameters.header_digest,
         data_digest: login.outcome.parameters.data_digest,
-    };
-    hall.registry.reinstate(&info).await;
-    let (session, messages) = hall.registry.enter(info);
-    if stream.write_all(&login.last).await.is_ok() {
-        let connection = connect(hall, stream, peer, local, login, target.clone(), session, messages);
-        let nexus = connection.commands.state.nexus.clone();
-        if let Some(target) = &target {
-            target.luns.nexus_met(&nexus);
-        }
-        tracing::info!(%peer, session, initiator = %nexus.initiator_name, target = %nexus.target_name, "logged in");
-        let ended = connection.run().await;
-        tracing::info!(%peer, session, ending = %ended.ending, "session ended");
-        if let Some(target) = target {
-            target.luns.nexus_lost(&nexus);
-        }
-        hall.registry.leave(session);
-        return ended.tell().await;
     }
-    hall.registry.leave(session);
 }
 
-#[allow(clippy::too_many_arguments)]
-fn connect(
+fn begin(
     hall: &Hall,
     stream: TcpStream,
-    peer: SocketAddr,
-    local: SocketAddr,
+    came_by: CameBy,
     login: login::LoggedIn,
+    nexus: Nexus,
     target: Option<Arc<Target>>,
     session: u64,
-    messages: tokio::sync::mpsc::Receiver<SessionMessage>,
-) -> Connection {
-    let discovery = target.is_none();
-    let name = target.as_ref().map(|target| target.name.clone());
-    let nexus = Nexus {
-        initiator_name: login.outcome.initiator.clone(),
-        isid: login.isid,
-        target_name: name.clone().unwrap_or_default(),
-        target_portal_group: PORTAL_GROUP_TAG,
-        relative_target_port: target.as_ref().map_or(1, |target| target.luns.port().number()),
-    };
-    let text = TextExchange {
-        registry: Arc::clone(&hall.registry),
-        initiator: login.outcome.initiator,
-        peer,
-        local,
-        portal_group_tag: PORTAL_GROUP_TAG,
-        target: name,
-        request: Vec::new(),
-        rest: Vec::new(),
-    };
-    let state = State::new(nexus, login.outcome.parameters, login.cmd_sn, login.stat_sn);
+) -> Members {
+    let parameters = login.outcome.parameters;
+    let state = State::new(nexus, parameters.clone(), login.cmd_sn);
+    let link = Link::new(login.cid, came_by.peer, parameters, &state.window, login.stat_sn);
     // A discovery session has no target; commands never reach this one.
     let target = target.unwrap_or_else(|| Arc::new(Target::nowhere(LunMap::new(""))));
     let registry = Arc::clone(&hall.registry);
-    let (pool, order_pool) = (hall.pool.clone(), hall.order_pool.clone());
-    let commands = Commands { state, target, pool, order_pool, registry, session };
-    Connection::new(
-        stream,
-        Staging::new(),
-        commands,
-        Arc::clone(&hall.registry),
-        session,
-        messages,
-        text,
-        discovery,
-    )
+    let (pool, parameter_pool) = (hall.pool.clone(), hall.parameter_pool.clone());
+    let commands = Commands { state, link, target, pool, parameter_pool, registry, session };
+    let text = TextExchange::new(&commands, came_by);
+    Members::new(stream, commands, text, hall.patience)
 }

@@ -2,29 +2,23 @@
 
 use std::rc::Rc;
 
-use block_io::Buffer;
+use block_io::{Buffer, BufferPool};
+use tokio::time::Instant;
 
-use super::connection::{Connection, Segment, Sink};
+use super::connection::{Connection, Segment, Shape, Sink};
 use super::state::{Phase, Task};
 use crate::limits;
 use crate::pdu::response::RejectReason;
 use crate::pdu::{Bhs, NO_TAG, opcode, request};
-use crate::scsi::command_table::{self, Operation};
-
-/// PERSISTENT RESERVE OUT.
-fn is_reservation_order(command: &request::ScsiCommand) -> bool {
-    let mut orders = command_table::of_opcode(command.cdb[0]);
-    orders.any(|known| known.operation == Operation::PersistentReserveOut)
-}
+use crate::scsi::LunMap;
 
 impl Connection {
     /// The header decides where its data lands.
-    pub(super) async fn place(&mut self, header: Bhs) -> Segment {
-        let length = header.data_bytes();
-        let mut segment =
-            Segment { header, sink: Sink::Discard, filled: 0, length, command: None, ignored: false };
+    pub(super) async fn place(&mut self, header: Bhs, shape: Shape) -> Segment {
+        let mut segment = Segment::of(header);
+        let length = segment.length;
         match header.opcode() {
-            opcode::SCSI_COMMAND if !self.discovery => self.place_command(&mut segment).await,
+            opcode::SCSI_COMMAND if !self.discovery => self.place_command(&mut segment, shape).await,
             opcode::DATA_OUT if !self.discovery => self.place_data_out(&mut segment),
             _ if length <= limits::MAX_TEXT_BYTES => segment.sink = Sink::Collect(vec![0; length]),
             _ => {}
@@ -32,86 +26,84 @@ impl Connection {
         segment
     }
 
-    async fn place_command(&mut self, segment: &mut Segment) {
+    async fn place_command(&mut self, segment: &mut Segment, shape: Shape) {
         let command: request::ScsiCommand = segment.header.view();
         let tag = command.initiator_task_tag.get();
         let state = Rc::clone(&self.commands.state);
-        if state.tasks.borrow().contains_key(&tag) || tag == NO_TAG {
-            segment.ignored = true;
-            state.reject(RejectReason::ProtocolError, &segment.header);
-            return;
-        }
-        let too_many = segment.header.is_immediate()
-            && state.tasks.borrow().len() >= limits::QUEUE_DEPTH as usize + limits::MAX_IMMEDIATE;
-        if too_many {
-            segment.ignored = true;
-            state.reject(RejectReason::TooManyImmediateCommands, &segment.header);
-            return;
-        }
         if !segment.header.is_immediate() && !state.window.borrow().admits(command.cmd_sn.get()) {
             segment.ignored = true;
             return;
         }
+        let under_way = state.tasks.borrow().len();
+        let reason = if state.tasks.borrow().contains_key(&tag) || tag == NO_TAG {
+            Some(RejectReason::ProtocolError)
+        } else if segment.header.is_immediate()
+            && under_way >= limits::QUEUE_DEPTH as usize + limits::MAX_IMMEDIATE
+        {
+            Some(RejectReason::TooManyImmediateCommands)
+        } else {
+            None
+        };
+        if let Some(reason) = reason {
+            *segment = self.refuse(segment.header, reason);
+            return;
+        }
         let transfer_tag = self.transfer_tag();
-        let mut incoming = self.commands.incoming(&command, segment.length as u32, transfer_tag);
+        let mut incoming = self.commands.incoming(&command, shape, segment.length as u32, transfer_tag);
         let offered = command.expected_data_transfer_length.get().min(state.parameters.first_burst);
         if incoming.total > 0 && incoming.transfer.spoilt().is_none() {
             let bytes = incoming.total.max(offered as usize);
-            let own = if is_reservation_order(&command) { self.order_memory(bytes) } else { None };
-            let buffer = match own {
-                Some(buffer) => Some(buffer),
-                None => self.take_buffer(bytes).await,
+            let pool = match LunMap::wants_parameters(&command.cdb) {
+                true => self.commands.parameter_pool.clone(),
+                false => self.commands.pool.clone(),
             };
-            match buffer {
+            match self.take_buffer(&pool, bytes).await {
                 Some(buffer) if segment.length > 0 => segment.sink = Sink::Buffer { buffer, at: 0 },
                 Some(buffer) => incoming.buffer = Some(buffer),
+                // Nothing is kept of it; the initiator will send it again (SAM-5: TASK SET FULL).
                 None => {
-                    // Nothing is kept of it; the initiator will send it again (SAM-5: TASK SET FULL).
-                    incoming.total = 0;
-                    segment.command = Some(Box::new(incoming));
-                    segment.ignored = true;
-                    return;
+                    incoming = self.commands.incoming(
+                        &command,
+                        Shape::TurnedAway,
+                        segment.length as u32,
+                        transfer_tag,
+                    );
                 }
             }
         }
         segment.command = Some(Box::new(incoming));
     }
 
-    fn order_memory(&self, bytes: usize) -> Option<Buffer> {
-        if bytes <= limits::SHORT_ORDER_BYTES { self.commands.order_pool.try_take(bytes) } else { None }
-    }
-
     /// A buffer for a command's data. A full pool stops the reading of this socket, unless commands of this very
     /// connection wait for data behind: then nothing would ever free it, and the command is turned away.
-    async fn take_buffer(&mut self, bytes: usize) -> Option<Buffer> {
-        if let Some(buffer) = self.commands.pool.try_take(bytes) {
+    async fn take_buffer(&mut self, pool: &BufferPool, bytes: usize) -> Option<Buffer> {
+        if let Some(buffer) = pool.try_take(bytes) {
             return Some(buffer);
         }
         let waits_for_data = |tasks: &std::collections::HashMap<u32, Task>| {
-            tasks.values().any(|task| matches!(task.phase, Phase::Receiving(_)))
+            let own = |task: &&Task| Rc::ptr_eq(&task.link, &self.commands.link);
+            tasks.values().filter(own).any(|task| matches!(task.phase, Phase::Receiving(_)))
         };
         if waits_for_data(&self.commands.state.tasks.borrow()) {
             return None;
         }
         // Responses must go out meanwhile: they hold the memory that is waited for.
-        let pool = self.commands.pool.clone();
-        let state = Rc::clone(&self.commands.state);
+        let link = Rc::clone(&self.commands.link);
         let taking = pool.take(bytes);
         tokio::pin!(taking);
         while self.closing.is_none() {
             let sent = self.flush().ok()?;
             let stream = &self.stream;
-            let mut message = None;
+            let close_at = self.close_at;
             tokio::select! {
                 buffer = &mut taking => return buffer.ok(),
-                () = state.wake.notified() => {}
+                () = link.wake.notified() => {}
                 ready = stream.writable(), if !sent => ready.ok()?,
-                // Whoever ends our commands, or this session, does not wait for memory.
-                some = self.messages.recv() => message = some,
+                () = async { tokio::time::sleep_until(close_at.unwrap_or_else(Instant::now)).await },
+                    if close_at.is_some() => self.time_is_up(),
             }
-            if let Some(message) = message {
-                self.take_message(message);
-            }
+            // Whoever ends our commands, or this connection, does not wait for memory. PDUs wait as those behind do.
+            self.run_errands(false);
         }
         None
     }
@@ -121,11 +113,16 @@ impl Connection {
         let state = Rc::clone(&self.commands.state);
         let mut tasks = state.tasks.borrow_mut();
         let task = tasks.get_mut(&header.initiator_task_tag.get());
-        let Some(Task { phase: Phase::Receiving(incoming), .. }) = task else {
+        let Some(Task { link, phase: Phase::Receiving(incoming), .. }) = task else {
             // Data of a command that was aborted, or answered early: passed over (RFC 7143 section 11.5.1).
             segment.ignored = true;
             return;
         };
+        if !Rc::ptr_eq(link, &self.commands.link) {
+            // A command and its data go by one connection (RFC 7143 section 4.2.2).
+            *segment = self.refuse(segment.header, RejectReason::ProtocolError);
+            return;
+        }
         let offset = header.buffer_offset.get();
         let length = segment.length as u32;
         if !incoming.transfer.accept(header.target_transfer_tag.get(), header.data_sn.get(), offset, length) {

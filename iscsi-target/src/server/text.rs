@@ -3,13 +3,15 @@
 //! Requests may come in parts (C bit) and answers go out in parts where they are longer than the initiator's
 //! MaxRecvDataSegmentLength: it asks for each next part with our target transfer tag.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use zerocopy::big_endian::U32;
 
+use super::commands::Commands;
+use super::portals::CameBy;
 use crate::limits;
+use crate::names;
 use crate::pdu::response::{Plain, RejectReason, plain};
 use crate::pdu::{Bhs, FINAL, NO_TAG, opcode, request, three_bytes};
 use crate::registry::TargetRegistry;
@@ -23,10 +25,7 @@ const REST_TAG: u32 = 1;
 pub(super) struct TextExchange {
     pub(super) registry: Arc<TargetRegistry>,
     pub(super) initiator: String,
-    pub(super) peer: SocketAddr,
-    /// The address the initiator reached us by: what it is told to use.
-    pub(super) local: SocketAddr,
-    pub(super) portal_group_tag: u16,
+    pub(super) came_by: CameBy,
     /// The session's own target; none in discovery.
     pub(super) target: Option<String>,
     pub(super) request: Vec<u8>,
@@ -34,6 +33,19 @@ pub(super) struct TextExchange {
 }
 
 impl TextExchange {
+    /// Of a connection that has come by there.
+    pub(super) fn new(commands: &Commands, came_by: CameBy) -> Self {
+        let target = Some(commands.target.name.clone()).filter(|name| !name.is_empty());
+        Self {
+            registry: Arc::clone(&commands.registry),
+            initiator: commands.state.nexus.initiator_name.clone(),
+            came_by,
+            target,
+            request: Vec::new(),
+            rest: Vec::new(),
+        }
+    }
+
     /// Answer a text request.
     pub(super) fn step(
         &mut self,
@@ -91,22 +103,27 @@ impl TextExchange {
         answers
     }
 
-    /// Only what this initiator may use is named to it.
+    /// Only what this initiator may use is named to it, and in a normal session only its own target: `All` is for
+    /// discovery, an empty value for the others.
     fn send_targets(&self, which: &str, answers: &mut Pairs) {
         let wanted = match (which, &self.target) {
             ("All", None) => None,
-            // In a normal session: of that session's target only.
-            ("" | "All", Some(own)) => Some(own.clone()),
-            (name, _) => Some(name.to_ascii_lowercase()),
+            ("", Some(own)) => Some(own.clone()),
+            ("All", Some(_)) | ("", None) => return answers.push("SendTargets", "Reject"),
+            (name, own) => match names::normal(name) {
+                Some(name) if own.as_ref().is_none_or(|own| *own == name) => Some(name),
+                _ => return,
+            },
         };
-        for target in self.registry.visible(&self.initiator, self.peer.ip()) {
+        for target in self.registry.visible(&self.initiator, self.came_by.peer.ip()) {
             if wanted.as_ref().is_some_and(|wanted| *wanted != target.name) {
                 continue;
             }
             // Names and addresses, nothing else (RFC 7143 appendix C): some initiators give up on a TargetAlias.
             answers.push("TargetName", target.name.clone());
-            let address = SocketAddr::new(self.local.ip().to_canonical(), self.local.port());
-            answers.push("TargetAddress", format!("{address},{}", self.portal_group_tag));
+            for (address, group) in self.came_by.addresses(target.is_loopback_only()) {
+                answers.push("TargetAddress", format!("{address},{group}"));
+            }
         }
     }
 }

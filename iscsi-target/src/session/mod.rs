@@ -2,5 +2,6 @@
 //! clocks or tasks; `server` drives them.
 
 pub mod order;
+pub mod pieces;
 pub mod transfer;
 pub mod window;

@@ -4,11 +4,14 @@
 //! |---|---|---|
 //! | unsolicited | immediate data, then Data-Out with TTT ffffffff up to FirstBurstLength, until F | soliciting, or complete |
 //! | soliciting | nothing; an R2T goes out | bursting |
-//! | bursting | Data-Out with the R2T's TTT, in order, until F | soliciting, or complete |
+//! | bursting | Data-Out with the R2T's TTT, until F | soliciting, or complete |
 //!
-//! Data comes in order (DataPDUInOrder and DataSequenceInOrder are Yes). A piece out of place spoils the command: its
-//! data is passed over, and at the end of the sequence it ends with CHECK CONDITION instead of being carried out.
+//! DataSN counts the PDUs of a sequence as they come. Their offsets grow, unless DataPDUInOrder=No was agreed: then they may
+//! lie anywhere in the sequence, but at its end there must be no gap. Sequences always follow each other in order; that is
+//! our choice also with DataSequenceInOrder=No. A piece out of place spoils the command: its data is passed over, and at
+//! the end of the sequence it ends with CHECK CONDITION instead of being carried out (RFC 7143 section 7.8).
 
+use super::pieces::Pieces;
 use crate::login::parameters::Parameters;
 use crate::pdu::NO_TAG;
 
@@ -67,7 +70,11 @@ pub struct Transfer {
     /// Bytes of unsolicited data the initiator may send, immediate data included.
     first_burst_end: u32,
     max_burst: u32,
+    /// Bytes of the sequences that have ended; while data comes in order, of the one under way too.
     received: u32,
+    in_order: bool,
+    /// Of the sequence under way, where data comes in any order.
+    pieces: Pieces,
     phase: Phase,
     data_sn: u32,
     r2t_sn: u32,
@@ -93,6 +100,8 @@ impl Transfer {
             first_burst_end,
             max_burst: parameters.max_burst,
             received: immediate,
+            in_order: parameters.data_pdu_in_order,
+            pieces: Pieces::default(),
             phase: Phase::Unsolicited,
             data_sn: 0,
             r2t_sn: 0,
@@ -133,18 +142,27 @@ impl Transfer {
             Phase::Bursting { end } => (self.target_transfer_tag, end, Spoilt::IncorrectAmountOfData),
             Phase::Complete => (NO_TAG, 0, Spoilt::UnexpectedUnsolicitedData),
         };
-        let in_place = tag == expected_tag && data_sn == self.data_sn && offset == self.received;
-        if !in_place {
-            self.spoil(Spoilt::IncorrectAmountOfData);
-        } else if offset.checked_add(length).is_none_or(|end| end > limit) {
-            self.spoil(excess);
+        let expected = tag == expected_tag && data_sn == self.data_sn && self.may_begin_at(offset);
+        let end = offset.checked_add(length).filter(|end| *end <= limit);
+        match (expected, end) {
+            (false, _) => self.spoil(Spoilt::IncorrectAmountOfData),
+            (true, None) => self.spoil(excess),
+            (true, Some(end)) => self.take(offset, end),
         }
         self.data_sn = self.data_sn.wrapping_add(1);
-        if self.spoilt.is_some() {
-            return false;
+        self.spoilt.is_none()
+    }
+
+    fn may_begin_at(&self, offset: u32) -> bool {
+        if self.in_order { offset == self.received } else { offset >= self.received }
+    }
+
+    fn take(&mut self, start: u32, end: u32) {
+        if self.in_order {
+            self.received = end;
+        } else if self.pieces.insert(start, end).is_err() {
+            self.spoil(Spoilt::IncorrectAmountOfData);
         }
-        self.received += length;
-        true
     }
 
     /// After the data of a Data-Out.
@@ -153,6 +171,11 @@ impl Transfer {
     }
 
     fn end_of_sequence(&mut self) -> Next {
+        match self.pieces.whole_from(self.received) {
+            Some(end) => self.received = end,
+            None => self.spoil(Spoilt::IncorrectAmountOfData),
+        }
+        self.pieces.clear();
         if let Phase::Bursting { end } = self.phase
             && self.received != end
         {
@@ -211,6 +234,61 @@ mod tests {
             assert!(!transfer.accept(NO_TAG, 1, 0, 1), "spoilt for good");
             assert_eq!(transfer.after_data(true), Next::Complete);
             assert!(transfer.spoilt().is_some());
+        }
+    }
+
+    #[test]
+    fn in_any_order_only_the_end_of_the_sequence_tells() {
+        let any = Parameters { data_pdu_in_order: false, ..parameters() };
+        let mut transfer = Transfer::new(&any, 1400, 1400, 100, false, 7);
+        assert_eq!(transfer.begin(false), Next::Wait);
+        for (data_sn, (offset, length)) in
+            [(600, 400), (100, 100), (400, 200), (200, 200)].into_iter().enumerate()
+        {
+            assert!(transfer.accept(NO_TAG, data_sn as u32, offset, length));
+        }
+        assert_eq!(transfer.after_data(true), Next::Solicit { r2t_sn: 0, offset: 1000, length: 400 });
+        for (data_sn, offset) in [(0, 1300), (1, 1000), (2, 1200), (3, 1100)] {
+            assert!(transfer.accept(7, data_sn, offset, 100));
+        }
+        assert_eq!(transfer.after_data(true), Next::Complete);
+        assert_eq!(transfer.spoilt(), None);
+    }
+
+    #[test]
+    fn in_any_order_gaps_and_overlaps_are_refused() {
+        let any = Parameters { data_pdu_in_order: false, ..parameters() };
+        let spoilt = |pieces: &[(u32, u32, u32)]| {
+            let mut transfer = Transfer::new(&any, 400, 400, 0, true, 7);
+            assert_eq!(transfer.begin(true), Next::Solicit { r2t_sn: 0, offset: 0, length: 400 });
+            for (data_sn, offset, length) in pieces {
+                transfer.accept(7, *data_sn, *offset, *length);
+            }
+            assert_eq!(transfer.after_data(true), Next::Complete);
+            transfer.spoilt()
+        };
+        let wrong = Some(Spoilt::IncorrectAmountOfData);
+        assert_eq!(spoilt(&[(0, 200, 200), (1, 0, 200)]), None);
+        assert_eq!(spoilt(&[(0, 200, 200), (1, 0, 100)]), wrong, "a gap");
+        assert_eq!(spoilt(&[(0, 100, 300)]), wrong, "a gap at the beginning");
+        assert_eq!(spoilt(&[(0, 200, 200), (1, 0, 201)]), wrong, "an overlap");
+        assert_eq!(spoilt(&[(0, 0, 200), (1, 0, 200), (2, 200, 200)]), wrong, "the same twice");
+        assert_eq!(spoilt(&[(0, 200, 201), (1, 0, 200)]), wrong, "beyond the R2T");
+        assert_eq!(spoilt(&[(1, 200, 200), (0, 0, 200)]), wrong, "DataSN counts PDUs as they come");
+        // Unsolicited data ends where the initiator likes, but has no gap either.
+        let mut transfer = Transfer::new(&any, 2000, 2000, 0, false, 7);
+        assert!(transfer.accept(NO_TAG, 0, 500, 100));
+        assert_eq!(transfer.after_data(true), Next::Complete);
+        assert_eq!(transfer.spoilt(), wrong);
+    }
+
+    #[test]
+    fn what_was_immediate_does_not_come_again() {
+        for in_order in [true, false] {
+            let parameters = Parameters { data_pdu_in_order: in_order, ..parameters() };
+            let mut transfer = Transfer::new(&parameters, 2000, 2000, 300, false, 7);
+            assert!(!transfer.accept(NO_TAG, 0, 200, 200));
+            assert_eq!(transfer.spoilt(), Some(Spoilt::IncorrectAmountOfData));
         }
     }
 

@@ -1,6 +1,6 @@
 //! A small initiator, blocking and blunt: it does what it is told, right or wrong.
 
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
+#![allow(dead_code, unused_imports, unreachable_pub, clippy::unwrap_used)]
 
 mod gate;
 
@@ -42,6 +42,21 @@ impl Bench {
     }
 
     pub fn over(unit: Arc<dyn BlockDevice>, device: MemoryDevice, pool_bytes: usize) -> Self {
+        Self::configured(unit, device, pool_bytes, |_| {})
+    }
+
+    /// With other settings than the defaults.
+    pub fn with(adjust: impl FnOnce(&mut ServerConfig)) -> Self {
+        let device = MemoryDevice::new("memory", LUN_BYTES);
+        Self::configured(Arc::new(device.clone()), device, 32 << 20, adjust)
+    }
+
+    fn configured(
+        unit: Arc<dyn BlockDevice>,
+        device: MemoryDevice,
+        pool_bytes: usize,
+        adjust: impl FnOnce(&mut ServerConfig),
+    ) -> Self {
         let workers = WorkerPool::start(detect(EngineChoice::Auto).unwrap(), 2).unwrap();
         let registry = TargetRegistry::new();
         registry.create_target(TARGET, Some("a test".into())).unwrap();
@@ -53,11 +68,26 @@ impl Bench {
         let unit = LogicalUnit::new(unit, identity, LuOptions::default());
         registry.map_lun(TARGET, 0, unit).unwrap();
         let pool = BufferPool::new(pool_bytes);
-        let portals = vec!["127.0.0.1:0".parse().unwrap()];
-        let config = ServerConfig { portals, pool: pool.clone() };
+        let portal: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        let mut config = ServerConfig::new(vec![portal.into()], pool.clone());
+        adjust(&mut config);
         let server = TargetServer::start(config, Arc::clone(&registry), &workers).unwrap();
-        let address = server.local_addrs()[0];
+        let address = server.portals()[0].address;
         Self { registry, device, pool, server: Some(server), workers, address }
+    }
+
+    /// Carry something out on the background worker, as the daemon does.
+    pub fn in_background<F, Fut, T>(&self, make: F) -> std::thread::JoinHandle<T>
+    where
+        F: FnOnce(Arc<TargetRegistry>) -> Fut + Send + 'static,
+        Fut: Future<Output = T> + 'static,
+        T: Send + 'static,
+    {
+        let (workers, registry) = (self.workers.clone(), Arc::clone(&self.registry));
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(workers.call_background(move || make(registry))).unwrap()
+        })
     }
 
     pub fn login(&self, keys: &str) -> Initiator {
@@ -124,6 +154,8 @@ pub struct Initiator {
     pub cmd_sn: u32,
     pub tag: u32,
     pub isid: [u8; 6],
+    pub tsih: u16,
+    pub cid: u16,
     pub digests: (bool, bool),
     pub stat_sn: Option<u32>,
 }
@@ -155,6 +187,8 @@ impl Initiator {
             cmd_sn: 1,
             tag: 0,
             isid: [0x80, 0, 0, 0, 0, 9],
+            tsih: 0,
+            cid: 0,
             digests: (false, false),
             stat_sn: None,
         }
@@ -204,6 +238,8 @@ impl Initiator {
     fn login_request(&mut self, flags: u8, text: &str) -> Result<Pdu, u16> {
         let mut header = header(0x40 | opcode::LOGIN, flags, 1);
         header[8..14].copy_from_slice(&self.isid);
+        header[14..16].copy_from_slice(&self.tsih.to_be_bytes());
+        header[20..22].copy_from_slice(&self.cid.to_be_bytes());
         put(&mut header, 24, self.cmd_sn);
         self.send(header, text.as_bytes());
         let answer = self.expect(opcode::LOGIN_RESPONSE);
@@ -296,6 +332,56 @@ impl Initiator {
                 return (data, pdus);
             }
         }
+    }
+
+    /// Is the connection still served? Whatever came before the echo is given back.
+    pub fn ping(&mut self) -> Vec<Pdu> {
+        let tag = self.next_tag();
+        let mut ping = header(0x40 | opcode::NOP_OUT, 0x80, tag);
+        put(&mut ping, 20, u32::MAX);
+        put(&mut ping, 24, self.cmd_sn);
+        self.send(ping, &[]);
+        let mut before = Vec::new();
+        loop {
+            let pdu = self.receive().expect("the target closed the connection");
+            if pdu.opcode() == opcode::NOP_IN && pdu.tag() == tag {
+                return before;
+            }
+            before.push(pdu);
+        }
+    }
+
+    /// TEST UNIT READY; its sense if it is not.
+    pub fn ready(&mut self) -> Option<(u8, u8, u8)> {
+        let tag = self.command(0x80, 0, &[0; 16], &[]);
+        let response = self.expect(opcode::SCSI_RESPONSE);
+        assert_eq!(response.tag(), tag);
+        (response.header[3] != 0).then(|| response.sense())
+    }
+
+    /// The response to one more TEST UNIT READY.
+    pub fn next_response(&mut self) -> Pdu {
+        self.command(0x80, 0, &[0; 16], &[]);
+        self.expect(opcode::SCSI_RESPONSE)
+    }
+
+    /// A text request, in its turn; the answer.
+    pub fn ask(&mut self, request: &str) -> String {
+        let mut text = header(opcode::TEXT, 0x80, 5);
+        put(&mut text, 20, u32::MAX);
+        put(&mut text, 24, self.cmd_sn);
+        self.cmd_sn = self.cmd_sn.wrapping_add(1);
+        self.send(text, request.as_bytes());
+        String::from_utf8(self.expect(opcode::TEXT_RESPONSE).data).unwrap()
+    }
+
+    /// Log out for this reason; the response.
+    pub fn log_out(&mut self, reason: u8, cid: u16) -> Pdu {
+        let mut logout = header(0x40 | opcode::LOGOUT, 0x80 | reason, 78);
+        logout[20..22].copy_from_slice(&cid.to_be_bytes());
+        put(&mut logout, 24, self.cmd_sn);
+        self.send(logout, &[]);
+        self.receive().expect("the target closed the connection")
     }
 
     pub fn task_management(&mut self, function: u8, lun: u64, referenced: u32) -> u32 {

@@ -1,0 +1,209 @@
+//! Sessions of several connections (RFC 7143 sections 4.2.2 and 4.4.3).
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+
+use iscsi_target::pdu::opcode;
+use iscsi_target::server::Portal;
+use support::{Bench, Initiator, NODE, Pdu, TARGET, gated, header, put, write_cdb};
+
+const ISID: [u8; 6] = [0x80, 0, 0, 0, 0, 1];
+
+/// A session that may have this many connections, by its first.
+fn leading(bench: &Bench, connections: u32) -> Initiator {
+    let mut initiator = Initiator::connect(bench.address);
+    initiator.isid = ISID;
+    initiator.cid = 1;
+    let keys = format!("MaxConnections={connections}\0InitialR2T=Yes\0ImmediateData=Yes\0");
+    let answer = initiator.log_in(NODE, Some(TARGET), &keys).unwrap();
+    assert_eq!(answer.text()["MaxConnections"], connections.min(8).to_string());
+    initiator.tsih = u16::from_be_bytes([answer.header[14], answer.header[15]]);
+    initiator
+}
+
+fn try_to_join(address: SocketAddr, tsih: u16, cid: u16) -> Result<(Initiator, Pdu), u16> {
+    let mut initiator = Initiator::connect(address);
+    (initiator.isid, initiator.tsih, initiator.cid) = (ISID, tsih, cid);
+    initiator.tag = u32::from(cid) << 16;
+    let answer = initiator.log_in(NODE, Some(TARGET), "DataDigest=CRC32C,None\0")?;
+    Ok((initiator, answer))
+}
+
+fn join(first: &Initiator, bench: &Bench, cid: u16) -> Initiator {
+    let (mut initiator, answer) = try_to_join(bench.address, first.tsih, cid).unwrap();
+    assert_eq!(u16::from_be_bytes([answer.header[14], answer.header[15]]), first.tsih);
+    assert_eq!(answer.u32(28), first.cmd_sn, "ExpCmdSN is the session's");
+    assert_eq!(bench.registry.sessions().len(), 1);
+    initiator.cmd_sn = first.cmd_sn;
+    initiator
+}
+
+fn event(pdu: Option<Pdu>) -> u8 {
+    let pdu = pdu.unwrap();
+    assert_eq!(pdu.opcode(), opcode::ASYNC_MESSAGE, "{pdu:02x?}");
+    pdu.header[36]
+}
+
+#[test]
+fn commands_have_one_order_over_all_connections_and_answers_one_each() {
+    let bench = Bench::new();
+    let mut one = leading(&bench, 4);
+    let mut two = join(&one, &bench, 2);
+    let mut three = join(&one, &bench, 3);
+    assert_eq!(bench.registry.sessions()[0].peers.len(), 3);
+    for round in 0..20 {
+        let first = one.cmd_sn;
+        // They come from the last to the first, with data, and one that is no command.
+        (three.cmd_sn, two.cmd_sn) = (first + 2, first + 1);
+        let late = three.command(0xa0, 512, &write_cdb(0, 512), &[round + 1; 512]);
+        let mut text = header(opcode::TEXT, 0x80, 5);
+        put(&mut text, 20, u32::MAX);
+        put(&mut text, 24, two.cmd_sn);
+        two.send(text, b"SendTargets=\0");
+        assert!(three.ping().is_empty() && two.ping().is_empty(), "they wait for the first");
+        let due = one.command(0x80, 0, &[0; 16], &[]);
+        assert_eq!(one.expect(opcode::SCSI_RESPONSE).tag(), due);
+        assert!(two.expect(opcode::TEXT_RESPONSE).data.starts_with(b"TargetName="));
+        let response = three.expect(opcode::SCSI_RESPONSE);
+        assert_eq!((response.tag(), response.header[3]), (late, 0));
+        assert_eq!(bench.device.contents()[0], round + 1);
+        one.cmd_sn = first + 3;
+    }
+    // Each connection has a StatSN of its own.
+    let before = one.next_response().u32(24);
+    two.cmd_sn = one.cmd_sn;
+    two.next_response();
+    two.next_response();
+    one.cmd_sn = two.cmd_sn;
+    assert_eq!(one.next_response().u32(24), before + 1);
+}
+
+#[test]
+fn data_goes_by_the_connection_of_its_command() {
+    let bench = Bench::new();
+    let mut one = leading(&bench, 2);
+    let mut two = join(&one, &bench, 2);
+    let tag = one.command(0xa0, 1024, &write_cdb(0, 1024), &[]);
+    let r2t = one.expect(opcode::R2T);
+    two.data_out(tag, r2t.u32(20), 0, 0, true, &[9; 1024]);
+    let reject = two.expect(opcode::REJECT);
+    assert_eq!(reject.header[2], 4, "protocol error");
+    one.data_out(tag, r2t.u32(20), 0, 0, true, &[5; 1024]);
+    let response = one.expect(opcode::SCSI_RESPONSE);
+    assert_eq!((response.tag(), response.header[3]), (tag, 0));
+    assert_eq!(bench.device.contents()[..1024], [5; 1024]);
+    assert!(two.ping().is_empty());
+}
+
+#[test]
+fn a_lost_connection_ends_its_commands_and_not_the_session() {
+    let (bench, gate) = gated();
+    let mut one = leading(&bench, 2);
+    let mut two = join(&one, &bench, 2);
+    let mut reserve = [0; 16];
+    reserve[0] = 0x16;
+    two.command(0x80, 0, &reserve, &[]);
+    assert_eq!(two.expect(opcode::SCSI_RESPONSE).header[3], 0);
+    // One command runs, one waits for data; one of the other connection runs too.
+    two.command(0xa0, 512, &write_cdb(0, 512), &[9; 512]);
+    bench.eventually("the write runs", || gate.waiting.load(Ordering::SeqCst));
+    two.command(0xa0, 65_536, &write_cdb(0, 65_536), &[]);
+    two.expect(opcode::R2T);
+    one.cmd_sn = two.cmd_sn;
+    let own = one.command(0xa0, 512, &write_cdb(8, 512), &[3; 512]);
+    assert!(one.ping().is_empty());
+    drop(two);
+    gate.open.store(true, Ordering::SeqCst);
+    let response = one.expect(opcode::SCSI_RESPONSE);
+    assert_eq!((response.tag(), response.header[3]), (own, 0));
+    bench.eventually("one connection is left", || bench.registry.sessions()[0].peers.len() == 1);
+    bench.eventually("all buffers are back", || bench.pool.used_bytes() == 0);
+    assert_eq!(one.ready(), None);
+    let mut other = Initiator::connect(bench.address);
+    other.log_in("iqn.2026-11.com.example:other", Some(TARGET), "").unwrap();
+    assert_eq!(other.next_response().header[3], 0x18, "the session holds its reservation");
+}
+
+#[test]
+fn logout_closes_the_connection_that_is_named_or_all() {
+    let bench = Bench::new();
+    let mut one = leading(&bench, 4);
+    let mut two = join(&one, &bench, 2);
+    let mut three = join(&one, &bench, 3);
+    assert_eq!(one.log_out(1, 9).header[2], 1, "no such connection");
+    assert_eq!(one.log_out(1, 2).header[2], 0);
+    assert!(two.receive().is_none());
+    bench.eventually("two are left", || bench.registry.sessions()[0].peers.len() == 2);
+    assert_eq!(three.log_out(1, 3).header[2], 0);
+    assert!(three.receive().is_none());
+    bench.eventually("one is left", || bench.registry.sessions()[0].peers.len() == 1);
+    let mut four = join(&one, &bench, 2);
+    assert_eq!(one.log_out(0, 0).header[2], 0);
+    assert!(one.receive().is_none() && four.receive().is_none());
+    bench.eventually("the session is gone", || bench.registry.sessions().is_empty());
+}
+
+/// Connection reinstatement (RFC 7143 section 6.3.4).
+#[test]
+fn a_connection_with_the_number_of_another_takes_its_place_when_that_is_over() {
+    let (bench, gate) = gated();
+    let mut one = leading(&bench, 1);
+    one.command(0xa0, 512, &write_cdb(0, 512), &[1; 512]);
+    bench.eventually("the write runs", || gate.waiting.load(Ordering::SeqCst));
+    let (address, tsih) = (bench.address, one.tsih);
+    let again = std::thread::spawn(move || try_to_join(address, tsih, 1).unwrap().0);
+    assert_eq!(event(one.receive()), 3);
+    assert!(one.receive().is_none());
+    assert!(!again.is_finished(), "its write still runs");
+    gate.open.store(true, Ordering::SeqCst);
+    let mut new = again.join().unwrap();
+    new.cmd_sn = one.cmd_sn;
+    assert_eq!(new.write(0, &[2; 512], 512, 512).header[3], 0);
+    assert_eq!(gate.inner.contents()[0], 2, "the old write never comes after the new");
+    let sessions = bench.registry.sessions();
+    assert_eq!((sessions.len(), sessions[0].tsih), (1, tsih), "it is the same session");
+}
+
+#[test]
+fn who_may_not_join_is_refused() {
+    let portal = |group| Portal { address: "127.0.0.1:0".parse().unwrap(), group };
+    let bench = Bench::with(|config| config.portals = vec![portal(1), portal(2)]);
+    let elsewhere = bench.server.as_ref().unwrap().portals()[1].address;
+    let mut one = leading(&bench, 2);
+    let refused = |address, tsih, cid| try_to_join(address, tsih, cid).map(|_| ()).unwrap_err();
+    assert_eq!(refused(bench.address, one.tsih.wrapping_add(5), 2), 0x020a);
+    assert_eq!(refused(elsewhere, one.tsih, 2), 0x0208, "the session is with another portal group");
+    let mut stranger = Initiator::connect(bench.address);
+    (stranger.isid, stranger.tsih, stranger.cid) = ([0x80, 0, 0, 0, 0, 2], one.tsih, 2);
+    let answer = stranger.log_in(NODE, Some(TARGET), "").map(|_| ());
+    assert_eq!(answer, Err(0x020a), "another initiator port");
+    let mut two = join(&one, &bench, 2);
+    assert_eq!(refused(bench.address, one.tsih, 3), 0x0206);
+    assert!(one.ping().is_empty() && two.ping().is_empty());
+    assert_eq!(bench.registry.sessions().len(), 1);
+}
+
+#[test]
+fn the_end_of_a_session_is_told_to_every_connection() {
+    let bench = Bench::new();
+    let mut one = leading(&bench, 2);
+    let mut two = join(&one, &bench, 2);
+    let id = bench.registry.sessions()[0].id;
+    let ending = bench.in_background(move |registry| async move { registry.log_session_out(id).await });
+    assert_eq!((event(one.receive()), event(two.receive())), (1, 1));
+    assert_eq!(two.log_out(0, 0).header[2], 0);
+    assert!(two.receive().is_none() && one.receive().is_none());
+    assert!(ending.join().unwrap());
+    // Reinstatement ends all of them.
+    let mut one = leading(&bench, 2);
+    let mut two = join(&one, &bench, 2);
+    let mut again = leading(&bench, 1);
+    assert_eq!((event(one.receive()), event(two.receive())), (3, 3));
+    assert!(one.receive().is_none() && two.receive().is_none());
+    assert_eq!(again.ready(), None);
+    assert_eq!(bench.registry.sessions().len(), 1);
+}
