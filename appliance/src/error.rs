@@ -75,6 +75,9 @@ pub(crate) enum Failure {
     /// No such array.
     #[error("there is no running array {0}")]
     NoArray(String),
+    /// It failed, or is being stopped.
+    #[error("array {0} takes no writes")]
+    NotWritable(String),
     /// No such volume.
     #[error("there is no volume {0}")]
     NoVolume(VolumePath),
@@ -208,7 +211,7 @@ impl Failure {
             Self::Volume { source, .. } => volume_code(source),
             Self::Replica { source, .. } => document_code(source),
             Self::Io(error) => io_code(error),
-            Self::Runtime(_) | Self::Stopping => ErrorCode::State,
+            Self::Runtime(_) | Self::Stopping | Self::NotWritable(_) => ErrorCode::State,
             Self::NoArray(_) | Self::NoVolume(_) | Self::NoSession(_) | Self::NoDisk(_) => {
                 ErrorCode::NotFound
             }
@@ -226,6 +229,7 @@ impl Failure {
     pub(crate) fn hint(&self) -> Option<String> {
         Some(match self {
             Self::NoArray(_) => "see which there are: raidctl array list".into(),
+            Self::NotWritable(array) => format!("see why: raidctl array show {array}"),
             Self::NoVolume(_) => "see which there are: raidctl volume list".into(),
             Self::NoKey { volume, .. } => format!("see which there are: raidctl pr list {volume}"),
             Self::NoSession(_) => "see which there are: raidctl session list".into(),

@@ -42,3 +42,6 @@ pub(crate) const BUSY_PAUSE: Duration = Duration::from_millis(30);
 
 /// Longest body of a request to the control API: the largest that anything sends is a few kilobytes.
 pub(crate) const MAX_REQUEST_BYTES: usize = 2 << 20;
+
+/// Pause before the host's copy of the configuration is tried again: whoever frees space sees it follow at once.
+pub(crate) const HOST_COPY_PAUSE: Duration = Duration::from_secs(2);

@@ -1,5 +1,5 @@
-//! Where do persistent reservations survive? In the SAN's document, by volume; the logical units call [`Keeper`] before they
-//! let a change count.
+//! Where do persistent reservations survive? On the array of their volume ([`crate::replica`]); the logical units call
+//! [`Keeper`] before they let a change count.
 
 use std::sync::{Arc, Weak};
 
@@ -8,7 +8,7 @@ use iscsi_target::scsi::{ReservationStore, StoreFailed, StoreFuture};
 use raid_core::volume::Volume;
 use uuid::Uuid;
 
-use crate::change;
+use crate::replica;
 use crate::san::{LunRecord, SanDocument};
 use crate::state::Daemon;
 
@@ -27,16 +27,16 @@ pub(crate) struct Backing {
 struct Keeper {
     daemon: Weak<Daemon>,
     array: Uuid,
-    volume: Uuid,
+    volume: Arc<Volume>,
 }
 
 impl ReservationStore for Keeper {
     fn store(&self, record: Option<ReservationRecord>) -> StoreFuture<'_> {
         Box::pin(async move {
-            let (array, volume) = (self.array, self.volume);
             let daemon = self.daemon.upgrade().ok_or(StoreFailed)?;
-            let kept = keep(daemon, array, volume, record).await;
+            let kept = keep(daemon, self.array, Arc::clone(&self.volume), record).await;
             kept.map_err(|why| {
+                let volume = self.volume.uuid();
                 tracing::error!("the reservations of volume {volume} could not be kept: {why}");
                 StoreFailed
             })
@@ -48,13 +48,13 @@ impl ReservationStore for Keeper {
 async fn keep(
     daemon: Arc<Daemon>,
     array: Uuid,
-    volume: Uuid,
+    volume: Arc<Volume>,
     record: Option<ReservationRecord>,
 ) -> Result<(), String> {
     let record = record.map(serde_json::to_value).transpose().map_err(|error| error.to_string())?;
     let workers = daemon.workers.clone();
     let work = move || async move {
-        let kept = change::keep_reservations(&daemon, array, volume, record).await;
+        let kept = replica::keep_reservations(&daemon, array, &volume, record).await;
         kept.map_err(|failure| failure.to_string())
     };
     workers.call_background(work).await.map_err(|error| error.to_string())?
@@ -71,14 +71,14 @@ pub(crate) fn restored(document: &SanDocument, volume: Uuid) -> Result<Reservati
 /// What a LUN stands for; none if its array does not run.
 pub(crate) fn backing(daemon: &Daemon, lun: &LunRecord) -> Option<Backing> {
     let (_, backing) = daemon.volume_of(lun)?;
-    let (array, volume) = (lun.array_uuid, lun.volume_uuid);
-    let keeper = Arc::new(Keeper { daemon: daemon.weak(), array, volume });
+    let volume = lun.volume_uuid;
+    let keeper = Keeper { daemon: daemon.weak(), array: lun.array_uuid, volume: Arc::clone(&backing) };
     let here = daemon.weak();
     let restore = move || match here.upgrade() {
         Some(daemon) => restored(&daemon.document(), volume),
         None => Err("labsand stops".to_owned()),
     };
-    Some(Backing { volume: backing, keeper, restore: Box::new(restore) })
+    Some(Backing { volume: backing, keeper: Arc::new(keeper), restore: Box::new(restore) })
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use iscsi_target::scsi::{AccessState, LogicalUnit, LuIdentity, LuOptions};
 use iscsi_target::server::{ServerConfig, ServerError, TargetServer};
 use labsan_api::ErrorCode;
 use labsan_api::target::{Access, PathState, Session};
+use raid_core::volume::Volume;
 use uuid::Uuid;
 
 use crate::reservations::Backing;
@@ -147,10 +148,8 @@ impl Targets {
         let Backing { volume, keeper, restore } = backing;
         let mut units = lock(&self.units);
         units.retain(|unit| unit.strong_count() > 0);
-        // A volume of an array that was started again is another object: its old unit must not be used.
-        let of_volume =
-            |unit: &Arc<LogicalUnit>| std::ptr::addr_eq(Arc::as_ptr(unit.device()), Arc::as_ptr(&volume));
-        let known: Vec<_> = units.iter().filter_map(Weak::upgrade).filter(of_volume).collect();
+        let known: Vec<_> =
+            units.iter().filter_map(Weak::upgrade).filter(|unit| is_over(unit, &volume)).collect();
         if let Some(unit) = known.iter().find(|unit| unit.options().read_only == read_only) {
             return Ok(Arc::clone(unit));
         }
@@ -194,6 +193,11 @@ impl Targets {
             }
         }
         units
+    }
+
+    /// The unit of a volume, if it is served.
+    pub(crate) fn unit_of(&self, volume: &Arc<Volume>) -> Option<Arc<LogicalUnit>> {
+        lock(&self.units).iter().filter_map(Weak::upgrade).find(|unit| is_over(unit, volume))
     }
 
     /// Tell everybody who uses a volume that its size has changed.
@@ -242,6 +246,12 @@ impl Targets {
             Err(_) => false,
         }
     }
+}
+
+/// A volume of an array that was started again is another object: its old unit, which a last order may keep alive, must not
+/// be used.
+fn is_over(unit: &LogicalUnit, volume: &Arc<Volume>) -> bool {
+    std::ptr::addr_eq(Arc::as_ptr(unit.device()), Arc::as_ptr(volume))
 }
 
 /// What is gone already need not be taken away.

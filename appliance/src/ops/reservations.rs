@@ -6,16 +6,17 @@ use iscsi_target::scsi::reservations::{Registration, Reservations};
 use labsan_api::reservation::{self as api, Registered, ReservationQuery, Reserved, VolumeReservations};
 use labsan_api::target::Session;
 use labsan_api::{Done, VolumePath};
+use raid_core::volume::Volume;
 use uuid::Uuid;
 
 use crate::error::Failure;
 use crate::state::Daemon;
-use crate::{change, reservations};
+use crate::{replica, reservations};
 
 /// Volumes that somebody is registered with.
 pub(crate) fn list(daemon: &Daemon, query: ReservationQuery) -> Result<api::Reservations, Failure> {
     let wanted = match query.volume {
-        Some(name) => Some(volume(daemon, &name)?.1),
+        Some(name) => Some(volume(daemon, &name)?.1.uuid()),
         None => None,
     };
     let sessions = daemon.targets.sessions();
@@ -83,10 +84,10 @@ fn name_of(daemon: &Daemon, uuid: Uuid) -> Option<VolumePath> {
 }
 
 /// The array and the volume of this name.
-fn volume(daemon: &Daemon, name: &VolumePath) -> Result<(Uuid, Uuid), Failure> {
+fn volume(daemon: &Daemon, name: &VolumePath) -> Result<(Uuid, Arc<Volume>), Failure> {
     let array = daemon.array(&name.array).map_err(|_| Failure::NoVolume(name.clone()))?;
     let volume = array.volume(&name.volume).ok_or_else(|| Failure::NoVolume(name.clone()))?;
-    Ok((array.uuid(), volume.uuid()))
+    Ok((array.uuid(), volume))
 }
 
 /// Take all registrations with a key off a volume, and the reservation if it was theirs.
@@ -94,11 +95,10 @@ pub(crate) async fn purge(daemon: &Arc<Daemon>, name: &VolumePath, key: &str) ->
     let code = api::parse_key(key).ok_or_else(|| Failure::BadKey(key.to_owned()))?;
     // So that it is not mapped, and with that made live, meanwhile.
     let _turn = daemon.take_turn().await?;
-    let (array, uuid) = volume(daemon, name)?;
-    let live = daemon.targets.units().into_iter().find(|unit| unit.identity().uuid == uuid);
-    let count = match live {
+    let (array, volume) = volume(daemon, name)?;
+    let count = match daemon.targets.unit_of(&volume) {
         Some(unit) => unit.purge(code).await.map_err(|_| Failure::NotKept(name.clone()))?,
-        None => purge_kept(daemon, array, uuid, code).await?,
+        None => purge_kept(daemon, array, &volume, code).await?,
     };
     match count {
         0 => Err(Failure::NoKey { volume: name.clone(), key: api::format_key(code) }),
@@ -110,11 +110,11 @@ pub(crate) async fn purge(daemon: &Arc<Daemon>, name: &VolumePath, key: &str) ->
 }
 
 /// The same of a volume that is not served.
-async fn purge_kept(daemon: &Daemon, array: Uuid, volume: Uuid, key: u64) -> Result<usize, Failure> {
-    let before = reservations::restored(&daemon.document(), volume).unwrap_or_default();
+async fn purge_kept(daemon: &Daemon, array: Uuid, volume: &Arc<Volume>, key: u64) -> Result<usize, Failure> {
+    let before = reservations::restored(&daemon.document(), volume.uuid()).unwrap_or_default();
     let Some(after) = before.without(key) else { return Ok(0) };
     let record = after.record().map(serde_json::to_value).transpose();
     let record = record.map_err(crate::san::document::DocumentError::Malformed)?;
-    change::keep_reservations(daemon, array, volume, record).await?;
+    replica::keep_reservations(daemon, array, volume, record).await?;
     Ok(before.registrations.len() - after.registrations.len())
 }

@@ -1,13 +1,16 @@
 //! What is the SAN made of, besides volumes? Targets, who may use them, and which volume is which LUN.
 //!
 //! The document travels in every array's config slots and in the host's state directory; all copies are whole, and
-//! the one with the highest generation counts ([`super::merge`]). Fields of a newer labsan are carried along.
+//! the one with the highest generation counts ([`super::merge`]), but for persistent reservations ([`super::records`]).
+//! Fields of a newer labsan are carried along.
 
 use std::collections::BTreeMap;
 
 use labsan_api::target::{Access, PathState};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
+
+use super::records::Records;
 
 /// The newest meaning of the document that this labsan knows.
 pub(crate) const SCHEMA: u32 = 1;
@@ -22,13 +25,13 @@ pub(crate) struct SanDocument {
     pub(crate) schema: u32,
     /// Which SAN; made once, kept for good.
     pub(crate) san_uuid: Uuid,
-    /// Counts the changes.
+    /// Counts the changes, but for those of reservations.
     pub(crate) generation: u64,
     /// By name.
     pub(crate) targets: Vec<TargetRecord>,
-    /// Persistent reservations by volume, as the SCSI layer keeps them.
+    /// Persistent reservations; of an array's copy, those of its own volumes.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub(crate) reservations: BTreeMap<Uuid, serde_json::Value>,
+    pub(crate) reservations: Records,
     /// Fields of a newer labsan.
     #[serde(flatten)]
     pub(crate) other: BTreeMap<String, serde_json::Value>,
@@ -134,7 +137,7 @@ impl SanDocument {
             san_uuid,
             generation: 0,
             targets: Vec::new(),
-            reservations: BTreeMap::new(),
+            reservations: Records::new(),
             other: BTreeMap::new(),
         }
     }
@@ -149,6 +152,12 @@ impl SanDocument {
             return Err(DocumentError::Newer { found: document.schema });
         }
         Ok(Some(document))
+    }
+
+    /// The same but for reservations?
+    pub(crate) fn same_configuration(&self, other: &Self) -> bool {
+        let without = |document: &Self| Self { reservations: Records::new(), ..document.clone() };
+        without(self) == without(other)
     }
 
     /// The target of this name.

@@ -6,6 +6,7 @@ use uuid::Uuid;
 use super::edit::{self, Edit, SanError, Wanted};
 use super::merge::{Copy, merge};
 use super::plan::{Step, plan};
+use super::records::{Records, adopt, of_volumes};
 use super::*;
 
 const IQN: &str = "iqn.2026-11.org.labsan:a";
@@ -199,28 +200,33 @@ fn disks_moved_to_another_san_bring_their_targets_but_never_replace_one() {
 #[test]
 fn an_array_that_was_elsewhere_knows_its_reservations_best() {
     let kept = |key: u32| serde_json::json!({ "registrations": [{ "key": key }] });
-    // Volume 7 is on array 100 (`wanted`); volume 8 is mapped nowhere.
-    let (mut ours, _) = with_lun(&with_target(&san(), IQN), IQN, 7, None);
-    let mut theirs = SanDocument { san_uuid: id(99), generation: 3, ..ours.clone() };
-    ours.reservations.insert(id(7), kept(1));
-    theirs.reservations.insert(id(7), kept(2));
-    theirs.reservations.insert(id(8), kept(3));
-    let merged = merge(&[copy(None, &ours), copy(Some(100), &theirs)], id(5));
-    assert_eq!(merged.document.san_uuid, ours.san_uuid);
-    assert_eq!(merged.document.reservations[&id(7)], kept(2), "what was preempted there stays preempted");
-    assert_eq!(merged.document.reservations[&id(8)], kept(3));
-    assert!(
-        merged.document.generation > ours.generation.max(theirs.generation),
-        "it is another document now"
-    );
-    theirs.reservations.clear();
-    let merged = merge(&[copy(None, &ours), copy(Some(100), &theirs)], id(5));
-    assert!(merged.document.reservations.is_empty(), "nor does what was cleared there come back");
-    // An array that is not here cannot say so.
+    let records = |list: &[(u128, u32)]| -> Records {
+        list.iter().map(|(volume, key)| (id(*volume), kept(*key))).collect()
+    };
+    let mut known = records(&[(5, 1), (6, 1), (7, 1), (8, 1)]);
+    // Volumes 6 to 8 are on it. What others carry of volume 5, or said of it once, is nothing to it.
+    let changed = adopt(&mut known, &records(&[(5, 2), (6, 2), (7, 1)]), &[id(6), id(7), id(8)]);
+    assert!(changed);
     assert_eq!(
-        merge(&[copy(None, &ours), copy(Some(55), &theirs)], id(5)).document.reservations[&id(7)],
-        kept(1)
+        known,
+        records(&[(5, 1), (6, 2), (7, 1)]),
+        "preempted there is preempted, cleared there is cleared"
     );
+    assert!(!adopt(&mut known, &records(&[(6, 2)]), &[id(6)]));
+    assert_eq!(of_volumes(known, &[id(6), id(9)]), records(&[(6, 2)]));
+}
+
+#[test]
+fn reservations_make_no_copy_newer_or_older() {
+    let mut ours = with_target(&san(), IQN);
+    let theirs = ours.clone();
+    ours.reservations.insert(id(7), serde_json::json!({}));
+    for copies in
+        [[copy(None, &ours), copy(Some(100), &theirs)], [copy(Some(100), &theirs), copy(None, &ours)]]
+    {
+        let merged = merge(&copies, id(9));
+        assert_eq!((&merged.document, merged.behind), (&ours, vec![]));
+    }
 }
 
 #[test]
