@@ -90,6 +90,9 @@ async fn change_record(
     };
     let mut next = before.clone();
     next.reservations = records::of_volumes(next.reservations, &volumes(array));
+    if let Some(record) = &record {
+        records::check_room(&next.reservations, volume, record)?;
+    }
     records::put(&mut next.reservations, volume, record.clone());
     if next != before
         && let Err(error) = write(array, &next).await

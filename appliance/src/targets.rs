@@ -3,6 +3,7 @@
 //! Every step is idempotent (what is so already is no error), so that a plan can be run again, or backwards, after it
 //! failed in the middle. A volume that is mapped in several places is one logical unit there, with one state.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -56,6 +57,8 @@ pub(crate) struct Targets {
     units: Mutex<Vec<Weak<LogicalUnit>>>,
     /// Units in no target that somebody is registered with.
     kept: Mutex<Vec<Arc<LogicalUnit>>>,
+    /// PRGENERATION of volumes that were taken out of a target: it goes on until the power does (SPC-4 clause 5.12.5).
+    generations: Mutex<BTreeMap<Uuid, u32>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -69,6 +72,7 @@ impl Default for Targets {
             server: Mutex::default(),
             units: Mutex::default(),
             kept: Mutex::default(),
+            generations: Mutex::default(),
         }
     }
 }
@@ -161,7 +165,8 @@ impl Targets {
                 let (serial, product) = (uuid.simple().to_string(), PRODUCT.to_owned());
                 let identity = LuIdentity { uuid, serial, product };
                 // Not before: a former unit of this volume, that a last order kept alive, is gone only now.
-                let restored = restore()?;
+                let mut restored = restore()?;
+                restored.generation = lock(&self.generations).get(&uuid).copied().unwrap_or_default();
                 LogicalUnit::with_reservations(volume, identity, options, keeper, restored)
             }
         };
@@ -172,6 +177,7 @@ impl Targets {
     /// A unit that was taken out of a target may be in none any more. Whom its registrants keep out stays out when it is
     /// mapped again, also where they did not ask that it survive a power loss.
     fn keep(&self, unit: Arc<LogicalUnit>) {
+        lock(&self.generations).insert(unit.identity().uuid, unit.reservations().generation);
         let mut kept = lock(&self.kept);
         if !unit.reservations().registrations.is_empty() && !kept.iter().any(|other| other.is_view_of(&unit))
         {

@@ -28,13 +28,14 @@ const DISK_BYTES: usize = 16 << 20;
 const VOLUME_BYTES: u64 = 1 << 20;
 /// Longer than anything takes that does not hang.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+const PAUSE: Duration = Duration::from_millis(5);
 /// Good.
 pub(crate) const GOOD: (u8, Sense) = (0, (0, 0, 0));
 
 /// Sense key, code and qualifier.
 pub(crate) type Sense = (u8, u8, u8);
 
-/// A disk whose writes can be made to hang for good.
+/// A disk whose writes can be made to hang.
 #[derive(Clone, Debug)]
 pub(crate) struct Disk {
     inner: MemoryDevice,
@@ -42,13 +43,13 @@ pub(crate) struct Disk {
 }
 
 impl Disk {
-    pub(crate) fn hang(&self) {
-        self.hangs.store(true, Ordering::Release);
+    pub(crate) fn hang(&self, hangs: bool) {
+        self.hangs.store(hangs, Ordering::Release);
     }
 
     async fn unless_it_hangs(&self) {
-        if self.hangs.load(Ordering::Acquire) {
-            std::future::pending::<()>().await;
+        while self.hangs.load(Ordering::Acquire) {
+            tokio::time::sleep(PAUSE).await;
         }
     }
 }
@@ -143,13 +144,18 @@ impl Host {
             force: false,
         };
         let array = create(spec, &self.daemon.environment).await.unwrap();
-        let spec = VolumeSpec { name: "v".into(), size_bytes: VOLUME_BYTES, write_cache: false };
-        array.create_volume(spec).await.unwrap();
+        self.volume(&array, "v").await;
         assembly::register(&self.daemon, &array);
         let notes =
             change::refresh(&self.daemon, std::slice::from_ref(&array), &self.daemon.document()).await;
         assert!(notes.is_empty(), "{notes:?}");
         array
+    }
+
+    /// The array's volume of this name.
+    pub(crate) async fn volume(&self, array: &Array, name: &str) {
+        let spec = VolumeSpec { name: name.into(), size_bytes: VOLUME_BYTES, write_cache: false };
+        array.create_volume(spec).await.unwrap();
     }
 
     /// Disks that were connected: they run, and nobody has looked at what they carry.
@@ -178,9 +184,13 @@ impl Host {
         iqn
     }
 
-    /// The array's volume as a LUN of the target.
+    /// The array's volume `v` as a LUN of the target.
     pub(crate) async fn map(&self, iqn: &str, array: &str) {
-        let volume = VolumePath::new(array, "v").unwrap();
+        self.map_volume(iqn, array, "v").await;
+    }
+
+    pub(crate) async fn map_volume(&self, iqn: &str, array: &str, volume: &str) {
+        let volume = VolumePath::new(array, volume).unwrap();
         let request = MapLun { target: iqn.into(), volume, lun: None, read_only: false };
         targets::map(&self.daemon, request).await.unwrap();
     }
@@ -238,7 +248,7 @@ impl Node {
 
     /// PERSISTENT RESERVE OUT; a registration is one that shall survive. Status and sense.
     pub(crate) async fn order(&self, action: u8, keys: (u64, u64)) -> (u8, Sense) {
-        let cdb = [0x5f, action, 5, 0, 0, 0, 0, 0, 24, 0, 0, 0, 0, 0, 0, 0];
+        let cdb = [0x5f, action & 0x1f, 5, 0, 0, 0, 0, 0, 24, 0, 0, 0, 0, 0, 0, 0];
         let mut list = [keys.0.to_be_bytes(), keys.1.to_be_bytes()].concat();
         let flags = u8::from(matches!(action, REGISTER));
         list.extend_from_slice(&[0, 0, 0, 0, flags, 0, 0, 0]);
@@ -262,11 +272,14 @@ pub(crate) const PREEMPT: u8 = 4;
 /// REGISTER AND IGNORE EXISTING KEY.
 pub(crate) const REGISTER: u8 = 6;
 
+/// The same without APTPL.
+pub(crate) const REGISTER_FOR_NOW: u8 = 0x80 | REGISTER;
+
 /// Wait until something is so.
 pub(crate) async fn until(what: &str, so: impl Fn() -> bool) {
     let started = Instant::now();
     while !so() {
         assert!(started.elapsed() < PATIENCE, "{what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        tokio::time::sleep(PAUSE).await;
     }
 }

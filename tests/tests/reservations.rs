@@ -1,8 +1,12 @@
 //! Do clusters that fence by persistent reservations keep their data? Two nodes, one of them cut off, and a daemon that is
 //! killed at the worst moments.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use block_io::file::{FileDevice, OpenOptions};
+use block_io::runtime::{EngineChoice, WorkerPool, detect};
+use raid_core::array::{AssembleOptions, Environment, MemberDevice, assemble};
 use serde_json::Value;
+use std::sync::Arc;
 use std::time::Instant;
 use system_tests::initiator::{CONFLICT, GOOD, Initiator, Order};
 use system_tests::{IQN, Kind, Lab, MIB, report};
@@ -263,5 +267,66 @@ fn kills_among_orders_lose_none_that_was_answered() -> Result<()> {
             "{answered:x} was answered, {keys:x?} is there"
         );
     }
+    Ok(())
+}
+
+/// Change what an array that is stopped keeps of reservations.
+fn damage_records(lab: &Lab) -> Result<()> {
+    let paths = lab.disks.clone();
+    let pool = WorkerPool::start(detect(EngineChoice::Threads)?, 1)?;
+    let damage = move || async move {
+        let mut members = Vec::new();
+        for path in paths {
+            let device = Arc::new(FileDevice::open(path.clone(), OpenOptions::default())?);
+            members.push(MemberDevice { path, device });
+        }
+        let array =
+            assemble(members, AssembleOptions::default(), &Environment { hostname: "x".into() }).await?;
+        let (generation, mut san) = array.attachment().await;
+        let records = san["reservations"].as_object_mut().context("there is no reservation")?;
+        records.values_mut().for_each(|record| record["registrations"][0]["key"] = "no key".into());
+        array.set_attachment(generation, san).await?;
+        Ok::<_, anyhow::Error>(array.stop().await?)
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let done = runtime.block_on(pool.call_background(damage));
+    pool.shut_down();
+    done?
+}
+
+/// Nobody knows who may write, so nobody may, until a person says that everybody may.
+#[test]
+fn a_record_that_cannot_be_read_is_listed_and_can_be_cleared() -> Result<()> {
+    let mut lab = lab()?;
+    let mut a = node(&lab, "a")?;
+    a.done(Order::RegisterAndIgnore, 0, (0, A), true)?;
+    a.done(Order::Reserve, REGISTRANTS, (A, 0), false)?;
+    lab.daemon.stop()?;
+    damage_records(&lab)?;
+    lab.daemon.start()?;
+    let raidctl = |lab: &Lab, words: &[&str]| lab.daemon.raidctl(words);
+    ensure!(node(&lab, "b")?.write(0, 9)? != GOOD, "it is served");
+    raidctl(&lab, &["lun", "list"])?.ok()?.expect_said("cannot be")?;
+    let listed = raidctl(&lab, &["pr", "list"])?.ok()?;
+    listed.expect_said("a key that is none")?.expect_said("raidctl pr purge lab/quorum --all")?;
+    ensure!(registrations(&lab, &["lab/quorum"])?["unreadable"].is_string());
+    let by_key = raidctl(&lab, &["pr", "purge", "lab/quorum", "--key", "a1", "--yes"])?;
+    by_key.expect_said("a key that is none")?.expect_said("pr purge lab/quorum --all")?;
+    raidctl(&lab, &["pr", "purge", "lab/quorum", "--all"])?.expect_code(3)?;
+    ensure!(node(&lab, "b")?.write(0, 9)? != GOOD, "nobody confirmed it");
+    raidctl(&lab, &["pr", "purge", "lab/quorum", "--all", "--yes"])?.ok()?;
+    raidctl(&lab, &["pr", "list"])?.ok()?.expect_said("nobody is registered")?;
+    let mut b = node(&lab, "b")?;
+    ensure!(b.write(0, 4)? == GOOD, "it is served again");
+    power_cut(&mut lab)?;
+    let mut b = node(&lab, "b")?;
+    ensure!(b.write(0, 5)? == GOOD && b.keys()?.is_empty(), "for good");
+    // Also what can be read goes all at once, and each of them is told.
+    let mut a = node(&lab, "a")?;
+    a.done(Order::RegisterAndIgnore, 0, (0, A), true)?;
+    a.done(Order::Reserve, REGISTRANTS, (A, 0), false)?;
+    b.done(Order::RegisterAndIgnore, 0, (0, B), true)?;
+    raidctl(&lab, &["pr", "purge", "lab/quorum", "--all", "--yes"])?.ok()?.expect_said("2 registration")?;
+    ensure!(a.attentions()? == [(0x2a, 5)] && b.keys()?.is_empty() && b.write(0, 6)? == GOOD);
     Ok(())
 }

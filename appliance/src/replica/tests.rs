@@ -6,7 +6,8 @@ use super::*;
 use crate::ops::{assembly, targets};
 use crate::san::plan::plan;
 use crate::world::{
-    GOOD, Host, Node, PATIENCE, PREEMPT, REGISTER, RESERVE, disks, on_the_background_worker, until,
+    GOOD, Host, Node, PATIENCE, PREEMPT, REGISTER, REGISTER_FOR_NOW, RESERVE, disks,
+    on_the_background_worker, until,
 };
 use crate::{change, state_file};
 
@@ -146,7 +147,7 @@ fn a_preempt_waits_for_no_other_array() {
         assert_eq!(fenced.order(RESERVE, (0xf, 0)).await, GOOD);
         assert_eq!(node.order(REGISTER, (0, 0xa)).await, GOOD);
 
-        disks_b.iter().for_each(crate::world::Disk::hang);
+        disks_b.iter().for_each(|disk| disk.hang(true));
         let (other, daemon) = (host.node(&b, "n"), Arc::clone(&host.daemon));
         let hangs = [
             tokio::task::spawn_local(async move { other.order(REGISTER, (0, 0xb)).await == GOOD }),
@@ -204,5 +205,135 @@ fn an_order_from_before_the_array_stopped_is_refused() {
         assert_eq!(late.order(REGISTER, (0, 0xe)).await, NOT_KEPT);
         assert!(carried_keys(&a).await.is_empty());
         assert_eq!(host.node(&a, "n").order(REGISTER, (0, 0xa)).await, GOOD);
+    });
+}
+
+/// A change of the configuration takes its time, on an array whose disks are slow.
+#[test]
+fn a_change_of_the_configuration_undoes_no_order_that_came_meanwhile() {
+    on_the_background_worker(async |workers, dir| {
+        let disks_a = disks("a");
+        let host = Host::new(&workers, dir.clone());
+        let (a, b) = (host.create("a", &disks_a).await, host.create("b", &disks("b")).await);
+        let iqn = host.target("t").await;
+        host.map(&iqn, "b").await;
+        disks_a.iter().for_each(|disk| disk.hang(true));
+        let daemon = Arc::clone(&host.daemon);
+        let change = tokio::task::spawn_local(async move {
+            let request =
+                labsan_api::target::CreateTarget { iqn: "iqn.2026-11.org.labsan:u".into(), alias: None };
+            targets::create(&daemon, request).await.unwrap();
+        });
+        // It has the document that it will write, and waits for the first array.
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(host.node(&b, "n").order(REGISTER, (0, 0xb)).await, GOOD);
+        assert!(!change.is_finished());
+        disks_a.iter().for_each(|disk| disk.hang(false));
+        change.await.unwrap();
+        for document in
+            [Some(host.daemon.document()), carried(&b).await.unwrap(), state_file::load(&dir).unwrap()]
+        {
+            assert_eq!(keys(document.as_ref(), &b), ["000b"]);
+            assert_eq!(document.unwrap().targets.len(), 2);
+        }
+        assert!(carried(&a).await.unwrap().unwrap().reservations.is_empty(), "those of another array");
+    });
+}
+
+/// As many as they like, under the longest names.
+#[test]
+fn whatever_initiators_register_they_can_be_fenced_and_the_configuration_changed() {
+    on_the_background_worker(async |workers, dir| {
+        let host = Host::new(&workers, dir);
+        let a = host.create("a", &disks("a")).await;
+        let iqn = host.target("t").await;
+        let volumes = ["v", "w", "x"];
+        let mut refused = Vec::new();
+        for name in volumes {
+            host.volume(&a, name).await;
+            host.map_volume(&iqn, "a", name).await;
+            let unit = host.daemon.targets.unit_of(&a.volume(name).unwrap()).unwrap();
+            for number in 0..256_u64 {
+                let node = Node::of(Arc::clone(&unit), &format!("{number:0>190}"));
+                match node.order(REGISTER, (0, number + 1)).await {
+                    GOOD => continue,
+                    answer => refused.push((name, number, answer)),
+                }
+                // Whoever is in can still do what takes no room.
+                let first = Node::of(Arc::clone(&unit), &format!("{:0>190}", 0));
+                assert_eq!(first.order(REGISTER, (1, 1000)).await, GOOD);
+                assert_eq!(first.order(RESERVE, (1000, 0)).await, GOOD);
+                break;
+            }
+        }
+        let full = (2, (5, 0x55, 4));
+        let told: Vec<_> = refused.iter().map(|(name, _, answer)| (*name, *answer)).collect();
+        assert_eq!(told, volumes.map(|name| (name, full)));
+        assert!(
+            refused[0].1 > 64 && refused[1].1 == refused[0].1 && (1..refused[0].1).contains(&refused[2].1),
+            "{refused:?}"
+        );
+        for number in 0..64 {
+            host.target(&format!("new{number}")).await;
+            host.map_volume(&format!("iqn.2026-11.org.labsan:new{number}"), "a", "v").await;
+        }
+        let unit = host.unit(&a);
+        let first = Node::of(Arc::clone(&unit), &format!("{:0>190}", 0));
+        assert_eq!(first.order(PREEMPT, (1000, 2)).await, GOOD);
+        assert_eq!(
+            Node::of(unit, &format!("{:0>190}", 300)).order(REGISTER, (0, 7)).await,
+            GOOD,
+            "there is room again"
+        );
+    });
+}
+
+#[test]
+fn the_generation_goes_on_while_the_power_does() {
+    on_the_background_worker(async |workers, dir| {
+        let disks_a = disks("a");
+        let host = Host::new(&workers, dir);
+        let a = host.create("a", &disks_a).await;
+        let iqn = host.target("t").await;
+        host.map(&iqn, "a").await;
+        for key in 1..=3 {
+            assert_eq!(host.node(&a, "n").order(REGISTER, (0, key)).await, GOOD);
+        }
+        host.stop("a").await;
+        let a = host.start(&disks_a).await;
+        assert_eq!(host.node(&a, "n").keys().await, (3, vec![3]));
+        assert_eq!(host.node(&a, "n").order(REGISTER, (0, 0)).await, GOOD);
+        // Nobody is registered, so that nobody keeps the unit.
+        targets::unmap(&host.daemon, &iqn, 0).await.unwrap();
+        host.map(&iqn, "a").await;
+        assert_eq!(host.node(&a, "n").keys().await, (4, vec![]));
+    });
+}
+
+#[test]
+fn a_target_that_is_made_again_has_the_number_that_its_registrations_name() {
+    on_the_background_worker(async |workers, dir| {
+        let host = Host::new(&workers, dir);
+        let a = host.create("a", &disks("a")).await;
+        let port = |iqn: &str| {
+            let document = host.daemon.document();
+            document.target(iqn).map(|target| document.port(target))
+        };
+        let iqn = host.target("t").await;
+        host.map(&iqn, "a").await;
+        let node = host.node(&a, "n");
+        for persists in [true, false] {
+            let registered = if persists { REGISTER } else { REGISTER_FOR_NOW };
+            assert_eq!(node.order(registered, (0, 1)).await, GOOD);
+            targets::delete(&host.daemon, &iqn).await.unwrap();
+            let other = host.target("other").await;
+            assert_eq!(port(&other), Some(2), "the number is not free");
+            host.target("t").await;
+            assert_eq!(port(&iqn), Some(1));
+            host.map(&iqn, "a").await;
+            targets::delete(&host.daemon, &other).await.unwrap();
+        }
     });
 }

@@ -10,7 +10,7 @@ use labsan_api::target::{Access, PathState};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::records::Records;
+use super::records::{NamedPort, Records, named_ports};
 
 /// The newest meaning of the document that this labsan knows.
 pub(crate) const SCHEMA: u32 = 1;
@@ -171,13 +171,37 @@ impl SanDocument {
             return target.port;
         }
         let before = self.targets.iter().take_while(|other| other.iqn != target.iqn);
-        UNNUMBERED_PORTS + before.filter(|other| other.port == 0).count() as u16
+        let place = before.filter(|other| other.port == 0).count() as u16;
+        // Those that had a place before they were numbered keep it.
+        let has = |number: &u16| self.targets.iter().any(|other| other.port == *number);
+        (UNNUMBERED_PORTS..=u16::MAX)
+            .filter(|number| !has(number))
+            .nth(place.into())
+            .unwrap_or(UNNUMBERED_PORTS)
     }
 
-    /// The lowest port number that no target has.
-    pub(crate) fn free_port(&self) -> u16 {
-        let taken = |number: &u16| self.targets.iter().any(|target| target.port == *number);
-        (1..UNNUMBERED_PORTS).find(|number| !taken(number)).unwrap_or(0)
+    /// The number of a new target's port. Registrations outlive their target: they have the number that they name when a target
+    /// of its name is made again, and until then nobody has it. Else the lowest that is free.
+    pub(crate) fn port_for(&self, iqn: &str) -> u16 {
+        let free = |number: u16| !self.targets.iter().any(|target| self.port(target) == number);
+        let named: Vec<NamedPort> = named_ports(&self.reservations).collect();
+        let own = named.iter().find(|port| port.target.eq_ignore_ascii_case(iqn) && free(port.number));
+        if let Some(own) = own.filter(|own| own.number != 0) {
+            return own.number;
+        }
+        let unnamed = |number: &u16| !named.iter().any(|port| port.number == *number);
+        (1..UNNUMBERED_PORTS).find(|number| free(*number) && unnamed(number)).unwrap_or(0)
+    }
+
+    /// Give targets without a number the one that their place has given them so far, for good: it must not change when
+    /// another target goes. Was there one?
+    pub(crate) fn number_ports(&mut self) -> bool {
+        let ports: Vec<u16> = self.targets.iter().map(|target| self.port(target)).collect();
+        let unnumbered = self.targets.iter().any(|target| target.port == 0);
+        for (target, port) in self.targets.iter_mut().zip(ports) {
+            target.port = port;
+        }
+        unnumbered
     }
 
     /// Every place where the volume is mapped.

@@ -40,10 +40,13 @@ pub(crate) fn merge(copies: &[Copy], new_san: Uuid) -> Merged {
     }
     .cloned()
     .unwrap_or_else(|| SanDocument::empty(new_san));
+    document.reservations = of_host(copies).map(|host| host.reservations.clone()).unwrap_or_default();
+    if document.number_ports() {
+        document.generation = document.generation.saturating_add(1);
+    }
     for stranger in strangers(copies, document.san_uuid) {
         adopt(&mut document, stranger, copies, &mut notes);
     }
-    document.reservations = of_host(copies).map(|host| host.reservations.clone()).unwrap_or_default();
     let same = |copy: &Copy| copy.document.as_ref().is_some_and(|other| document.same_configuration(other));
     let behind = copies.iter().filter(|copy| !same(copy)).map(|copy| copy.array).collect();
     Merged { document, behind, notes }
@@ -100,7 +103,7 @@ fn adopt(document: &mut SanDocument, stranger: &SanDocument, copies: &[Copy], no
                 let mut target = target.clone();
                 // Two ports of one number would be one path to an initiator that sees a volume through both.
                 if document.targets.iter().any(|other| other.port == target.port) {
-                    target.port = document.free_port();
+                    target.port = document.port_for(&target.iqn);
                 }
                 document.targets.push(target);
                 adopted += 1;

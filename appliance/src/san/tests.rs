@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::edit::{self, Edit, SanError, Wanted};
 use super::merge::{Copy, merge};
 use super::plan::{Step, plan};
-use super::records::{Records, adopt, of_volumes};
+use super::records::{NoRoom, Records, adopt, check_room, of_volumes};
 use super::*;
 
 const IQN: &str = "iqn.2026-11.org.labsan:a";
@@ -294,4 +294,59 @@ fn the_number_of_a_port_is_a_targets_own_for_good() {
     // Written before there were numbers.
     document.targets[0].port = 0;
     assert_eq!(ports(&document), [0x8000, 3]);
+}
+
+#[test]
+fn a_number_that_was_given_by_place_is_durable_when_it_is_first_seen() {
+    let (b, c) = ("iqn.2026-11.org.labsan:b", "iqn.2026-11.org.labsan:c");
+    let mut document = with_target(&with_target(&with_target(&san(), IQN), b), c);
+    document.targets.iter_mut().for_each(|target| target.port = 0);
+    let merged = merge(&[copy(None, &document), copy(Some(100), &document)], id(9));
+    let ports: Vec<u16> = merged.document.targets.iter().map(|target| target.port).collect();
+    assert_eq!(ports, [0x8000, 0x8001, 0x8002]);
+    assert_eq!(merged.behind, [None, Some(id(100))]);
+    assert!(merged.document.generation > document.generation);
+    let after = after(edit::delete_target(&merged.document, b).unwrap());
+    assert_eq!(after.port(&after.targets[1]), 0x8002, "another one went, and it keeps its number");
+    let again = merge(&[copy(None, &after), copy(Some(100), &after)], id(9));
+    assert_eq!((&again.document, again.behind), (&after, vec![]));
+}
+
+#[test]
+fn numbers_that_registrations_name_are_nobody_elses() {
+    let registration = |target: &str, port: u32| serde_json::json!({ "registrations": [{ "target": target, "relative_target_port": port }] });
+    let mut document = with_target(&san(), IQN);
+    document.reservations.insert(id(7), registration("iqn.2026-11.org.labsan:gone", 2));
+    document.reservations.insert(id(8), serde_json::json!("what cannot be read names none"));
+    let (new, gone) = ("iqn.2026-11.org.labsan:new", "iqn.2026-11.org.labsan:Gone");
+    assert_eq!([document.port_for(new), document.port_for(gone)], [3, 2]);
+    // It came with disks of another SAN and has a number of its own.
+    document.reservations.insert(id(7), registration("iqn.2026-11.org.labsan:gone", 1));
+    assert_eq!([document.port_for(new), document.port_for(gone)], [2, 2]);
+}
+
+#[test]
+fn registrations_have_a_room_of_their_own() {
+    let record = |count: usize| {
+        let registration = serde_json::json!({ "initiator": "x".repeat(1000) });
+        serde_json::json!({ "registrations": vec![registration; count] })
+    };
+    let reserved = |count: usize| {
+        let mut record = record(count);
+        record["reservation"] = serde_json::json!({ "type": 5, "holder": 3 });
+        record
+    };
+    let mut kept = Records::new();
+    assert_eq!(check_room(&kept, id(1), &record(40)), Ok(()));
+    assert!(matches!(check_room(&kept, id(1), &record(60)), Err(NoRoom::Volume { .. })));
+    for volume in 1..=3 {
+        assert_eq!(check_room(&kept, id(volume), &record(40)), Ok(()));
+        kept.insert(id(volume), record(40));
+    }
+    assert!(matches!(check_room(&kept, id(4), &record(40)), Err(NoRoom::Array { .. })));
+    // Written by a labsan that allowed more: whoever takes no more than before may go on.
+    kept.insert(id(4), record(60));
+    assert_eq!(check_room(&kept, id(4), &reserved(60)), Ok(()));
+    assert_eq!(check_room(&kept, id(4), &record(59)), Ok(()));
+    assert!(check_room(&kept, id(4), &record(61)).is_err());
 }
