@@ -1,104 +1,69 @@
 //! How does a change of the SAN's configuration come into force? Durable first, then live, or not at all.
 //!
-//! 1. The new document is written to every running array that can be written, and to the host's copy.
-//! 2. It is the document in force.
+//! 1. The new configuration is written to every running array that can be written, and to the host's copy.
+//! 2. It is the one in force.
 //! 3. The live targets follow.
 //!
-//! If 1 fails somewhere, the copies already written get the old document back; if 3 fails, the targets and all copies
-//! do. It has a generation above the refused one's, so that a copy that could not be put back never counts. A crash in 1 leaves copies of two generations, whole each, and the next start believes the newer: the change
-//! then happened although nobody was told; it never happened by half.
+//! If 1 fails somewhere, the copies already written get the old configuration back; if 3 fails, the targets and all copies
+//! do. It has a generation above the refused one's, so that a copy that could not be put back never counts. A crash in 1
+//! leaves copies of two generations, whole each, and the next start believes the newer: the change then happened although
+//! nobody was told; it never happened by half.
 //!
-//! Persistent reservations are a part of the document that initiators change, by [`keep_reservations`], whoever has the
-//! turn: a node that has to be fenced cannot wait until an array was made. So a change of the rest takes the reservations
-//! as they are when it is written.
+//! Persistent reservations are no part of this: nodes change them, each on its own array ([`crate::replica`]), whoever has
+//! the turn, for a node that has to be fenced cannot wait until an array was made.
 
-use labsan_api::array::ArrayState;
 use raid_core::array::Array;
-use uuid::Uuid;
 
 use crate::error::Failure;
 use crate::san::SanDocument;
 use crate::san::plan::{self, Step};
 use crate::state::Daemon;
-use crate::{engine, reservations, state_file};
+use crate::{host_copy, replica, reservations};
 
 /// Bring `next` into force, but for its reservations. The caller has the turn.
 pub(crate) async fn commit(daemon: &Daemon, mut next: SanDocument) -> Result<(), Failure> {
-    let old = {
-        let _writing = daemon.writing.lock().await;
-        let old = daemon.document();
-        next.reservations.clone_from(&old.reservations);
-        next.generation = old.generation.saturating_add(1);
-        write(daemon, &writable(daemon).await, &old, next.clone()).await?;
-        old
-    };
+    let old = daemon.document();
+    next.generation = old.generation.saturating_add(1);
+    write(daemon, &old, &next).await?;
     if let Err(error) = follow(daemon, &plan::plan(Some(&old), &next)).await {
         if let Err(second) = follow(daemon, &plan::plan(Some(&next), &old)).await {
             tracing::error!("the targets could not be put back as they were: {second}");
         }
-        undo(daemon, &next, old).await;
+        take_back(daemon, &writable(daemon).await, &next, &old).await;
         return Err(error);
     }
     Ok(())
 }
 
-/// Keep a volume's persistent reservations, or that there are none. `array` must be among those written. Needs no turn.
-pub(crate) async fn keep_reservations(
-    daemon: &Daemon,
-    array: Uuid,
-    volume: Uuid,
-    record: Option<serde_json::Value>,
-) -> Result<(), Failure> {
-    let _writing = daemon.writing.lock().await;
-    let old = daemon.document();
-    let mut next = old.clone();
-    match record {
-        Some(record) => next.reservations.insert(volume, record),
-        None => next.reservations.remove(&volume),
-    };
-    if next.reservations == old.reservations {
-        return Ok(());
-    }
-    next.generation = old.generation.saturating_add(1);
+/// Make `next` durable, then the configuration in force.
+async fn write(daemon: &Daemon, old: &SanDocument, next: &SanDocument) -> Result<(), Failure> {
     let replicas = writable(daemon).await;
-    let Some(home) = replicas.iter().find(|replica| replica.uuid() == array) else {
-        return Err(Failure::NoArray(array.to_string()));
+    let mut tried = 0;
+    let failed = loop {
+        let Some(array) = replicas.get(tried) else {
+            match host_copy::bring_into_force(daemon, next.clone()).await {
+                Ok(()) => return Ok(()),
+                Err(error) => break error.into(),
+            }
+        };
+        tried += 1;
+        if let Err(error) = replica::set_configuration(daemon, array, next).await {
+            break error;
+        }
     };
-    if next.reservations.contains_key(&volume) && !home.volumes().iter().any(|there| there.uuid() == volume) {
-        // The order was under way when the volume was deleted; nobody would ever take its record away.
-        return Err(Failure::VolumeGone(volume));
-    }
-    write(daemon, &replicas, &old, next).await
+    take_back(daemon, &replicas[..tried], next, old).await;
+    Err(failed)
 }
 
-/// Make `next` durable, then the document in force. The caller is the one who is writing.
-async fn write(
-    daemon: &Daemon,
-    replicas: &[Array],
-    old: &SanDocument,
-    next: SanDocument,
-) -> Result<(), Failure> {
-    if let Err((error, written)) = write_everywhere(daemon, replicas, &next).await {
-        // Above the refused one, which may stay behind on a disk that does not come back before the next start.
-        let again = SanDocument { generation: next.generation.saturating_add(1), ..old.clone() };
-        take_back(daemon, &replicas[..written], &again).await;
-        daemon.state().document = again;
-        return Err(error);
+/// Put the old configuration back into force, above the refused one, which may stay behind on a disk that does not come back
+/// before the next start.
+async fn take_back(daemon: &Daemon, written: &[Array], refused: &SanDocument, old: &SanDocument) {
+    let again = SanDocument { generation: refused.generation.saturating_add(1), ..old.clone() };
+    let mut notes = refresh(daemon, written, &again).await;
+    notes.extend(host_copy::bring_into_force_anyway(daemon, again).await.map(|error| error.to_string()));
+    for note in notes {
+        tracing::error!("a change was refused, and could not be taken back everywhere: {note}");
     }
-    daemon.state().document = next;
-    Ok(())
-}
-
-/// Put back the document from before `next`, but for reservations that were kept meanwhile.
-async fn undo(daemon: &Daemon, next: &SanDocument, mut old: SanDocument) {
-    let _writing = daemon.writing.lock().await;
-    let now = daemon.document();
-    old.generation = now.generation.saturating_add(1);
-    if now.generation != next.generation {
-        old.reservations = now.reservations;
-    }
-    take_back(daemon, &writable(daemon).await, &old).await;
-    daemon.state().document = old;
 }
 
 /// Carry out steps on the live targets. LUNs of arrays that are not here wait for them.
@@ -113,22 +78,14 @@ pub(crate) async fn follow(daemon: &Daemon, steps: &[Step]) -> Result<(), Failur
     Ok(())
 }
 
-/// Write a document to arrays that have an older one, and to the host's copy if `host`. For starts: what cannot be
-/// written is a note, for the newest copy counts anyway.
-pub(crate) async fn refresh(
-    daemon: &Daemon,
-    behind: &[Array],
-    host: bool,
-    document: &SanDocument,
-) -> Vec<String> {
+/// Write a configuration to arrays that have an older one. For starts: what cannot be written is a note, for the newest copy
+/// counts anyway.
+pub(crate) async fn refresh(daemon: &Daemon, behind: &[Array], document: &SanDocument) -> Vec<String> {
     let mut notes = Vec::new();
     for array in behind {
-        if let Err(error) = write_to(array, document).await {
+        if let Err(error) = replica::set_configuration(daemon, array, document).await {
             notes.push(error.to_string());
         }
-    }
-    if host && let Err(error) = state_file::store(&daemon.config.state_dir, document) {
-        notes.push(error.to_string());
     }
     notes
 }
@@ -136,38 +93,10 @@ pub(crate) async fn refresh(
 /// Arrays that take writes. A failed one does not hold up the others; it is behind when it comes back.
 async fn writable(daemon: &Daemon) -> Vec<Array> {
     let mut writable = Vec::new();
-    for (name, array) in daemon.arrays() {
-        let state = engine::array(&name, &array.status().await).state;
-        if !matches!(state, ArrayState::Failed | ArrayState::Stopped) {
+    for (_, array) in daemon.arrays() {
+        if replica::is_writable(&array).await {
             writable.push(array);
         }
     }
     writable
-}
-
-/// The error, and how many replicas may have been written.
-async fn write_everywhere(
-    daemon: &Daemon,
-    replicas: &[Array],
-    document: &SanDocument,
-) -> Result<(), (Failure, usize)> {
-    for (index, array) in replicas.iter().enumerate() {
-        write_to(array, document).await.map_err(|error| (error, index + 1))?;
-    }
-    state_file::store(&daemon.config.state_dir, document).map_err(|error| (error.into(), replicas.len()))
-}
-
-async fn write_to(array: &Array, document: &SanDocument) -> Result<(), Failure> {
-    let json = serde_json::to_value(document)
-        .map_err(|error| Failure::SanDocument(crate::san::document::DocumentError::Malformed(error)))?;
-    array
-        .set_attachment(document.generation, json)
-        .await
-        .map_err(|source| Failure::Replica { array: array.name().to_owned(), source })
-}
-
-async fn take_back(daemon: &Daemon, written: &[Array], old: &SanDocument) {
-    for note in refresh(daemon, written, true, old).await {
-        tracing::error!("a change was refused, and could not be taken back everywhere: {note}");
-    }
 }

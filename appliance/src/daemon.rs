@@ -109,6 +109,7 @@ where
     }
     let here = Arc::clone(daemon);
     let arrays = daemon.workers.call_background(move || async move {
+        tokio::task::spawn_local(crate::host_copy::keep_up(Arc::clone(&here)));
         {
             let _turn = here.take_turn().await?;
             // From nothing: what the host's copy says is served even if no array carries it.

@@ -11,6 +11,7 @@ use raid_core::geometry::GeometryError;
 
 use crate::san::document::DocumentError as SanDocumentError;
 use crate::san::edit::SanError;
+use crate::san::records::NoRoom;
 use crate::state_file::StateFileError;
 use crate::targets::TargetsError;
 
@@ -75,6 +76,9 @@ pub(crate) enum Failure {
     /// No such array.
     #[error("there is no running array {0}")]
     NoArray(String),
+    /// It failed, or is being stopped.
+    #[error("array {0} takes no writes")]
+    NotWritable(String),
     /// No such volume.
     #[error("there is no volume {0}")]
     NoVolume(VolumePath),
@@ -94,6 +98,17 @@ pub(crate) enum Failure {
         volume: VolumePath,
         /// The key.
         key: String,
+    },
+    /// Initiators have registered too much.
+    #[error(transparent)]
+    NoRoom(#[from] NoRoom),
+    /// What was kept makes no sense.
+    #[error("{volume}: {why}")]
+    Unreadable {
+        /// The volume.
+        volume: VolumePath,
+        /// What is wrong with it.
+        why: String,
     },
     /// The disks did not take it.
     #[error("the reservations of {0} could not be written; nothing was changed; labsand's log says why")]
@@ -208,7 +223,7 @@ impl Failure {
             Self::Volume { source, .. } => volume_code(source),
             Self::Replica { source, .. } => document_code(source),
             Self::Io(error) => io_code(error),
-            Self::Runtime(_) | Self::Stopping => ErrorCode::State,
+            Self::Runtime(_) | Self::Stopping | Self::NotWritable(_) => ErrorCode::State,
             Self::NoArray(_) | Self::NoVolume(_) | Self::NoSession(_) | Self::NoDisk(_) => {
                 ErrorCode::NotFound
             }
@@ -218,6 +233,8 @@ impl Failure {
             Self::HasVolumes { .. } | Self::IsMapped { .. } => ErrorCode::InUse,
             Self::NoMembers(_) | Self::NoKey { .. } | Self::VolumeGone(_) => ErrorCode::NotFound,
             Self::NotKept(_) => ErrorCode::Io,
+            Self::NoRoom(_) => ErrorCode::NoSpace,
+            Self::Unreadable { .. } => ErrorCode::State,
             Self::Request(_) | Self::BadKey(_) => ErrorCode::Invalid,
         }
     }
@@ -226,7 +243,11 @@ impl Failure {
     pub(crate) fn hint(&self) -> Option<String> {
         Some(match self {
             Self::NoArray(_) => "see which there are: raidctl array list".into(),
+            Self::NotWritable(array) => format!("see why: raidctl array show {array}"),
             Self::NoVolume(_) => "see which there are: raidctl volume list".into(),
+            Self::Unreadable { volume, .. } => {
+                format!("clear all of it, and with that let everybody write: raidctl pr purge {volume} --all")
+            }
             Self::NoKey { volume, .. } => format!("see which there are: raidctl pr list {volume}"),
             Self::NoSession(_) => "see which there are: raidctl session list".into(),
             Self::San(error) => return san_hint(error),

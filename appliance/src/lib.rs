@@ -2,7 +2,8 @@
 //!
 //! - Pure rooms: `san` (the SAN's configuration), `config`, `advice`, `engine` (conversions), `limits`.
 //! - Edges: `daemon` (the process's life), `state` and `ops` (what can be asked of it), `change` (how a change comes
-//!   into force), `targets` (live iSCSI), `api` (HTTP), `disks`, `scan`, `lock`, `state_file` (the host's files).
+//!   into force), `replica` (what arrays carry), `host_copy` (what the host keeps), `targets` (live iSCSI), `api` (HTTP),
+//!   `disks`, `scan`, `lock`, `state_file` (the host's files).
 
 mod advice;
 mod api;
@@ -15,9 +16,11 @@ mod disks;
 mod engine;
 mod error;
 mod events;
+mod host_copy;
 mod limits;
 mod lock;
 mod ops;
+mod replica;
 mod reservations;
 mod run;
 mod san;
@@ -25,5 +28,7 @@ mod scan;
 mod state;
 mod state_file;
 mod targets;
+#[cfg(test)]
+mod world;
 
 pub use run::run;

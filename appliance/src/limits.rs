@@ -42,3 +42,17 @@ pub(crate) const BUSY_PAUSE: Duration = Duration::from_millis(30);
 
 /// Longest body of a request to the control API: the largest that anything sends is a few kilobytes.
 pub(crate) const MAX_REQUEST_BYTES: usize = 2 << 20;
+
+/// Pause before the host's copy of the configuration is tried again: whoever frees space sees it follow at once.
+pub(crate) const HOST_COPY_PAUSE: Duration = Duration::from_secs(2);
+
+/// Room for the registrations of one volume on its array: 100 with the longest names that there are, twice that with usual
+/// ones, and less than half of all that there is, so that one volume does not take it from the others.
+pub(crate) const MAX_VOLUME_RECORD_BYTES: usize = 48 << 10;
+
+/// Room for those of all volumes of an array: half of the slot in which it keeps them, so that volumes, targets and access
+/// can be changed whatever initiators register.
+pub(crate) const MAX_ARRAY_RECORD_BYTES: usize = 128 << 10;
+
+/// What a reservation adds to a record, with the volume's identity: a little more than the longest.
+pub(crate) const RESERVATION_BYTES: usize = 96;

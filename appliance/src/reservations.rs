@@ -1,15 +1,17 @@
-//! Where do persistent reservations survive? In the SAN's document, by volume; the logical units call [`Keeper`] before they
-//! let a change count.
+//! Where do persistent reservations survive? On the array of their volume ([`crate::replica`]); the logical units call
+//! [`Keeper`] before they let a change count.
 
 use std::sync::{Arc, Weak};
 
 use iscsi_target::scsi::reservations::{ReservationRecord, Reservations};
 use iscsi_target::scsi::{ReservationStore, StoreFailed, StoreFuture};
+use raid_core::array::DocumentError;
 use raid_core::volume::Volume;
 use uuid::Uuid;
 
-use crate::change;
-use crate::san::{LunRecord, SanDocument};
+use crate::error::Failure;
+use crate::replica;
+use crate::san::{LunRecord, SanDocument, TargetRecord, records};
 use crate::state::Daemon;
 
 /// What a logical unit is made over.
@@ -27,20 +29,27 @@ pub(crate) struct Backing {
 struct Keeper {
     daemon: Weak<Daemon>,
     array: Uuid,
-    volume: Uuid,
+    volume: Arc<Volume>,
 }
 
 impl ReservationStore for Keeper {
     fn store(&self, record: Option<ReservationRecord>) -> StoreFuture<'_> {
         Box::pin(async move {
-            let (array, volume) = (self.array, self.volume);
-            let daemon = self.daemon.upgrade().ok_or(StoreFailed)?;
-            let kept = keep(daemon, array, volume, record).await;
+            let daemon = self.daemon.upgrade().ok_or(StoreFailed::Unwritten)?;
+            let kept = keep(daemon, self.array, Arc::clone(&self.volume), record).await;
             kept.map_err(|why| {
-                tracing::error!("the reservations of volume {volume} could not be kept: {why}");
-                StoreFailed
+                tracing::error!("the reservations of volume {} could not be kept: {why}", self.volume.uuid());
+                what_to_tell(&why)
             })
         })
+    }
+}
+
+fn what_to_tell(why: &Failure) -> StoreFailed {
+    match why {
+        // The configuration of the SAN fills the slot.
+        Failure::NoRoom(_) | Failure::Replica { source: DocumentError::Format(_), .. } => StoreFailed::NoRoom,
+        _ => StoreFailed::Unwritten,
     }
 }
 
@@ -48,16 +57,21 @@ impl ReservationStore for Keeper {
 async fn keep(
     daemon: Arc<Daemon>,
     array: Uuid,
-    volume: Uuid,
+    volume: Arc<Volume>,
     record: Option<ReservationRecord>,
-) -> Result<(), String> {
-    let record = record.map(serde_json::to_value).transpose().map_err(|error| error.to_string())?;
+) -> Result<(), Failure> {
+    let record = as_json(record.as_ref())?;
     let workers = daemon.workers.clone();
-    let work = move || async move {
-        let kept = change::keep_reservations(&daemon, array, volume, record).await;
-        kept.map_err(|failure| failure.to_string())
-    };
-    workers.call_background(work).await.map_err(|error| error.to_string())?
+    let work = move || async move { replica::keep_reservations(&daemon, array, &volume, record).await };
+    workers.call_background(work).await?
+}
+
+/// A record as the document has it.
+pub(crate) fn as_json(record: Option<&ReservationRecord>) -> Result<Option<serde_json::Value>, Failure> {
+    Ok(record
+        .map(serde_json::to_value)
+        .transpose()
+        .map_err(crate::san::document::DocumentError::Malformed)?)
 }
 
 /// What the document keeps of a volume. The error is for a person.
@@ -65,20 +79,41 @@ pub(crate) fn restored(document: &SanDocument, volume: Uuid) -> Result<Reservati
     let Some(kept) = document.reservations.get(&volume) else { return Ok(Reservations::default()) };
     let record: ReservationRecord = serde_json::from_value(kept.clone())
         .map_err(|error| format!("its persistent reservations cannot be read: {error}"))?;
-    Reservations::restore(&record).map_err(|error| error.to_string())
+    let mut restored = Reservations::restore(&record).map_err(|error| error.to_string())?;
+    // The port's number may have been another where it was registered, in another SAN.
+    for registration in &mut restored.registrations {
+        let is_its =
+            |target: &&TargetRecord| target.iqn.eq_ignore_ascii_case(&registration.nexus.target_name);
+        if let Some(target) = document.targets.iter().find(is_its) {
+            registration.relative_target_port = document.port(target);
+        }
+    }
+    Ok(restored)
+}
+
+/// The document with what live units know, also what shall not survive a power loss: the ports that this names are not free.
+pub(crate) fn with_live(daemon: &Daemon, document: &SanDocument) -> SanDocument {
+    let mut document = document.clone();
+    for unit in daemon.targets.units() {
+        let live = Reservations { persists: true, ..unit.reservations() };
+        if let Ok(record @ Some(_)) = as_json(live.record().as_ref()) {
+            records::put(&mut document.reservations, unit.identity().uuid, record);
+        }
+    }
+    document
 }
 
 /// What a LUN stands for; none if its array does not run.
 pub(crate) fn backing(daemon: &Daemon, lun: &LunRecord) -> Option<Backing> {
     let (_, backing) = daemon.volume_of(lun)?;
-    let (array, volume) = (lun.array_uuid, lun.volume_uuid);
-    let keeper = Arc::new(Keeper { daemon: daemon.weak(), array, volume });
+    let volume = lun.volume_uuid;
+    let keeper = Keeper { daemon: daemon.weak(), array: lun.array_uuid, volume: Arc::clone(&backing) };
     let here = daemon.weak();
     let restore = move || match here.upgrade() {
         Some(daemon) => restored(&daemon.document(), volume),
         None => Err("labsand stops".to_owned()),
     };
-    Some(Backing { volume: backing, keeper, restore: Box::new(restore) })
+    Some(Backing { volume: backing, keeper: Arc::new(keeper), restore: Box::new(restore) })
 }
 
 #[cfg(test)]
@@ -101,6 +136,12 @@ mod tests {
         let state = restored(&document, volume).unwrap();
         assert_eq!(state.registrations[0].key, 0xab);
         assert_eq!(serde_json::to_value(state.record()).unwrap(), kept, "written as it is read");
+        let mut here = document.clone();
+        here.targets =
+            serde_json::from_value(serde_json::json!([{"iqn": "iqn.2026-11.org.labsan:T", "port": 7}]))
+                .unwrap();
+        let state = restored(&here, volume).unwrap();
+        assert_eq!(state.registrations[0].relative_target_port, 7, "the number that its target has here");
         document.reservations.insert(volume, serde_json::json!({"registrations": 7}));
         assert!(restored(&document, volume).is_err());
     }

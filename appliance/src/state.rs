@@ -1,8 +1,9 @@
 //! What does the daemon know? The arrays that run, the ones it refused, the SAN's configuration, and the means to act.
 //!
 //! - `state` is a snapshot behind a std lock that is never held across an await: reads never wait for a change.
-//! - `writing` is held by whoever reads the SAN's document, changes it and writes it to the disks; it is taken after `turn`,
-//!   and never held while sessions are waited for: their commands may be waiting for it.
+//! - `writing` is held, for one array, by whoever reads what it carries, changes that and writes it back, and by whoever
+//!   takes the array away; `host_copy` by whoever writes the host's copy, until what he wrote is in force. They are taken after
+//!   `turn`, one at a time, and never held while sessions are waited for: their commands may be waiting for them.
 //! - `turn` is held by whoever changes which arrays run, volumes, or the SAN's configuration: one change at a time.
 //! - All methods that touch arrays run on the background worker.
 
@@ -44,8 +45,12 @@ pub(crate) struct Daemon {
     pub(crate) started: Instant,
     /// Held while something is changed.
     pub(crate) turn: tokio::sync::Mutex<()>,
-    /// Held while the document is changed.
-    pub(crate) writing: tokio::sync::Mutex<()>,
+    /// Held while the host's copy is written.
+    pub(crate) host_copy: tokio::sync::Mutex<()>,
+    /// Reservations have changed since it was.
+    pub(crate) host_is_behind: tokio::sync::Notify,
+    /// Held while what an array carries is changed.
+    writing: Mutex<BTreeMap<Uuid, Arc<tokio::sync::Mutex<()>>>>,
     /// For those that the logical units call.
     this: Weak<Self>,
     stopping: AtomicBool,
@@ -71,7 +76,9 @@ impl Daemon {
         let memory = usize::try_from(config.memory.0).unwrap_or(usize::MAX);
         Arc::new_cyclic(|this| Self {
             this: this.clone(),
-            writing: tokio::sync::Mutex::new(()),
+            host_copy: tokio::sync::Mutex::new(()),
+            host_is_behind: tokio::sync::Notify::new(),
+            writing: Mutex::default(),
             workers,
             pool: BufferPool::new(memory),
             environment,
@@ -108,6 +115,24 @@ impl Daemon {
     /// A running array.
     pub(crate) fn array(&self, name: &str) -> Result<Array, Failure> {
         self.state().arrays.get(name).cloned().ok_or_else(|| Failure::NoArray(name.to_owned()))
+    }
+
+    /// The running array of this identity.
+    pub(crate) fn array_of(&self, uuid: Uuid) -> Option<Array> {
+        self.state().arrays.values().find(|array| array.uuid() == uuid).cloned()
+    }
+
+    /// Whose turn it is to write to an array, or to take it away.
+    pub(crate) fn writing(&self, array: Uuid) -> Arc<tokio::sync::Mutex<()>> {
+        let mut writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(writing.entry(array).or_default())
+    }
+
+    /// Let a configuration count. The reservations stay: nodes change them whoever has the turn.
+    pub(crate) fn put_in_force(&self, next: SanDocument) {
+        let mut state = self.state();
+        let reservations = std::mem::take(&mut state.document.reservations);
+        state.document = SanDocument { reservations, ..next };
     }
 
     /// The configuration in force.

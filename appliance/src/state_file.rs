@@ -36,6 +36,13 @@ pub(crate) enum StateFileError {
     },
 }
 
+impl StateFileError {
+    /// Whoever wrote it did not come back.
+    pub(crate) fn lost(directory: &Path, why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::Io { doing: "write", path: directory.join(NAME), source: io::Error::other(why) }
+    }
+}
+
 /// Read the host's copy; none if there is none yet.
 pub(crate) fn load(directory: &Path) -> Result<Option<SanDocument>, StateFileError> {
     let path = directory.join(NAME);

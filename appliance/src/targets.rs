@@ -3,6 +3,7 @@
 //! Every step is idempotent (what is so already is no error), so that a plan can be run again, or backwards, after it
 //! failed in the middle. A volume that is mapped in several places is one logical unit there, with one state.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -13,6 +14,7 @@ use iscsi_target::scsi::{AccessState, LogicalUnit, LuIdentity, LuOptions};
 use iscsi_target::server::{Portal, ServerConfig, ServerError, TargetServer};
 use labsan_api::ErrorCode;
 use labsan_api::target::{Access, PathState, Session};
+use raid_core::volume::Volume;
 use uuid::Uuid;
 
 use crate::reservations::Backing;
@@ -56,6 +58,8 @@ pub(crate) struct Targets {
     units: Mutex<Vec<Weak<LogicalUnit>>>,
     /// Units in no target that somebody is registered with.
     kept: Mutex<Vec<Arc<LogicalUnit>>>,
+    /// PRGENERATION of volumes that were taken out of a target: it goes on until the power does (SPC-4 clause 5.12.5).
+    generations: Mutex<BTreeMap<Uuid, u32>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -71,6 +75,7 @@ impl Targets {
             server: Mutex::default(),
             units: Mutex::default(),
             kept: Mutex::default(),
+            generations: Mutex::default(),
         }
     }
 
@@ -148,10 +153,8 @@ impl Targets {
         let Backing { volume, keeper, restore } = backing;
         let mut units = lock(&self.units);
         units.retain(|unit| unit.strong_count() > 0);
-        // A volume of an array that was started again is another object: its old unit must not be used.
-        let of_volume =
-            |unit: &Arc<LogicalUnit>| std::ptr::addr_eq(Arc::as_ptr(unit.device()), Arc::as_ptr(&volume));
-        let known: Vec<_> = units.iter().filter_map(Weak::upgrade).filter(of_volume).collect();
+        let known: Vec<_> =
+            units.iter().filter_map(Weak::upgrade).filter(|unit| is_over(unit, &volume)).collect();
         if let Some(unit) = known.iter().find(|unit| unit.options().read_only == read_only) {
             return Ok(Arc::clone(unit));
         }
@@ -164,7 +167,8 @@ impl Targets {
                 let (serial, product) = (uuid.simple().to_string(), PRODUCT.to_owned());
                 let identity = LuIdentity { uuid, serial, product };
                 // Not before: a former unit of this volume, that a last order kept alive, is gone only now.
-                let restored = restore()?;
+                let mut restored = restore()?;
+                restored.generation = lock(&self.generations).get(&uuid).copied().unwrap_or_default();
                 LogicalUnit::with_reservations(volume, identity, options, keeper, restored)
             }
         };
@@ -175,6 +179,7 @@ impl Targets {
     /// A unit that was taken out of a target may be in none any more. Whom its registrants keep out stays out when it is
     /// mapped again, also where they did not ask that it survive a power loss.
     fn keep(&self, unit: Arc<LogicalUnit>) {
+        lock(&self.generations).insert(unit.identity().uuid, unit.reservations().generation);
         let mut kept = lock(&self.kept);
         if !unit.reservations().registrations.is_empty() && !kept.iter().any(|other| other.is_view_of(&unit))
         {
@@ -196,6 +201,11 @@ impl Targets {
             }
         }
         units
+    }
+
+    /// The unit of a volume, if it is served.
+    pub(crate) fn unit_of(&self, volume: &Arc<Volume>) -> Option<Arc<LogicalUnit>> {
+        lock(&self.units).iter().filter_map(Weak::upgrade).find(|unit| is_over(unit, volume))
     }
 
     /// Tell everybody who uses a volume that its size has changed.
@@ -245,6 +255,12 @@ impl Targets {
             Err(_) => false,
         }
     }
+}
+
+/// A volume of an array that was started again is another object: its old unit, which a last order may keep alive, must not
+/// be used.
+fn is_over(unit: &LogicalUnit, volume: &Arc<Volume>) -> bool {
+    std::ptr::addr_eq(Arc::as_ptr(unit.device()), Arc::as_ptr(volume))
 }
 
 /// What is gone already need not be taken away.

@@ -477,6 +477,7 @@ mod tests {
             "pr list demo/lun0",
             "pr list iqn.2026-11.org.labsan:x#0 --json",
             "pr purge demo/lun0 --key 0x123abc --yes",
+            "pr purge iqn.2026-11.org.labsan:x#0 --all",
             "completions bash",
         ] {
             let words = ["raidctl"].into_iter().chain(line.split(' '));
@@ -499,6 +500,7 @@ mod tests {
             "lun unmap iqn.2026-11.org.labsan:x many",
             "pr purge demo/lun0",
             "pr purge demo/lun0 --key 0",
+            "pr purge demo/lun0 --key 1 --all",
         ] {
             let words = ["raidctl"].into_iter().chain(line.split(' '));
             assert!(Cli::try_parse_from(words).is_err(), "{line}");

@@ -1,8 +1,12 @@
 //! Do clusters that fence by persistent reservations keep their data? Two nodes, one of them cut off, and a daemon that is
 //! killed at the worst moments.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use block_io::file::{FileDevice, OpenOptions};
+use block_io::runtime::{EngineChoice, WorkerPool, detect};
+use raid_core::array::{AssembleOptions, Environment, MemberDevice, assemble};
 use serde_json::Value;
+use std::sync::Arc;
 use std::time::Instant;
 use system_tests::initiator::{CONFLICT, GOOD, Initiator, Order};
 use system_tests::{IQN, Kind, Lab, MIB, report};
@@ -159,20 +163,28 @@ fn raidctl_shows_orphans_and_purges_them() -> Result<()> {
     Ok(())
 }
 
-/// What cannot be kept has not happened; a change of the targets meanwhile takes nothing of it away.
+/// A host whose file system is full or read-only fences as ever: what counts is on the array. A change of the targets, which
+/// has to be in both places, is refused meanwhile, and takes nothing of it away.
 #[test]
-fn a_registration_that_cannot_be_kept_fails() -> Result<()> {
+fn fencing_does_not_depend_on_the_hosts_file_system() -> Result<()> {
     let mut lab = lab()?;
-    let mut a = node(&lab, "a")?;
-    a.done(Order::RegisterAndIgnore, 0, (0, A), true)?;
+    let (mut a, mut b) = (node(&lab, "a")?, node(&lab, "b")?);
+    b.done(Order::RegisterAndIgnore, 0, (0, B), true)?;
     let obstacle = lab.dir().join("state/.san.json.new");
-    std::fs::create_dir(&obstacle)?;
-    let ended = a.order(Order::Reserve, REGISTRANTS, (A, 0), false)?;
-    ensure!(ended.sense == (4, 0x44, 0), "{ended:?}");
-    ensure!(a.reservation()?.is_none());
-    std::fs::remove_dir(&obstacle)?;
+    // What was registered is just being written there, maybe.
+    system_tests::process::wait_for("the host's copy", std::time::Duration::from_secs(20), || {
+        Ok(std::fs::create_dir(&obstacle).ok())
+    })?;
+    let create = ["target", "create", "iqn.2026-11.org.labsan:other"];
+    a.done(Order::RegisterAndIgnore, 0, (0, A), true)?;
     a.done(Order::Reserve, REGISTRANTS, (A, 0), false)?;
-    lab.daemon.raidctl(&["target", "create", "iqn.2026-11.org.labsan:other"])?.ok()?;
+    lab.daemon.raidctl(&create)?.expect_code(4)?;
+    a.done(Order::Preempt, REGISTRANTS, (A, B), false)?;
+    power_cut(&mut lab)?;
+    let (mut a, mut b) = (node(&lab, "a")?, node(&lab, "b")?);
+    ensure!(a.reservation()? == Some((A, REGISTRANTS)) && a.keys()? == [A] && b.write(0, 9)? == CONFLICT);
+    std::fs::remove_dir(&obstacle)?;
+    lab.daemon.raidctl(&create)?.ok()?;
     let started = Instant::now();
     for _ in 0..20 {
         a.done(Order::Release, REGISTRANTS, (A, 0), false)?;
@@ -258,5 +270,66 @@ fn kills_among_orders_lose_none_that_was_answered() -> Result<()> {
             "{answered:x} was answered, {keys:x?} is there"
         );
     }
+    Ok(())
+}
+
+/// Change what an array that is stopped keeps of reservations.
+fn damage_records(lab: &Lab) -> Result<()> {
+    let paths = lab.disks.clone();
+    let pool = WorkerPool::start(detect(EngineChoice::Threads)?, 1)?;
+    let damage = move || async move {
+        let mut members = Vec::new();
+        for path in paths {
+            let device = Arc::new(FileDevice::open(path.clone(), OpenOptions::default())?);
+            members.push(MemberDevice { path, device });
+        }
+        let array =
+            assemble(members, AssembleOptions::default(), &Environment { hostname: "x".into() }).await?;
+        let (generation, mut san) = array.attachment().await;
+        let records = san["reservations"].as_object_mut().context("there is no reservation")?;
+        records.values_mut().for_each(|record| record["registrations"][0]["key"] = "no key".into());
+        array.set_attachment(generation, san).await?;
+        Ok::<_, anyhow::Error>(array.stop().await?)
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let done = runtime.block_on(pool.call_background(damage));
+    pool.shut_down();
+    done?
+}
+
+/// Nobody knows who may write, so nobody may, until a person says that everybody may.
+#[test]
+fn a_record_that_cannot_be_read_is_listed_and_can_be_cleared() -> Result<()> {
+    let mut lab = lab()?;
+    let mut a = node(&lab, "a")?;
+    a.done(Order::RegisterAndIgnore, 0, (0, A), true)?;
+    a.done(Order::Reserve, REGISTRANTS, (A, 0), false)?;
+    lab.daemon.stop()?;
+    damage_records(&lab)?;
+    lab.daemon.start()?;
+    let raidctl = |lab: &Lab, words: &[&str]| lab.daemon.raidctl(words);
+    ensure!(node(&lab, "b")?.write(0, 9)? != GOOD, "it is served");
+    raidctl(&lab, &["lun", "list"])?.ok()?.expect_said("not served")?;
+    let listed = raidctl(&lab, &["pr", "list"])?.ok()?;
+    listed.expect_said("a key that is none")?.expect_said("raidctl pr purge lab/quorum --all")?;
+    ensure!(registrations(&lab, &["lab/quorum"])?["unreadable"].is_string());
+    let by_key = raidctl(&lab, &["pr", "purge", "lab/quorum", "--key", "a1", "--yes"])?;
+    by_key.expect_said("a key that is none")?.expect_said("pr purge lab/quorum --all")?;
+    raidctl(&lab, &["pr", "purge", "lab/quorum", "--all"])?.expect_code(3)?;
+    ensure!(node(&lab, "b")?.write(0, 9)? != GOOD, "nobody confirmed it");
+    raidctl(&lab, &["pr", "purge", "lab/quorum", "--all", "--yes"])?.ok()?;
+    raidctl(&lab, &["pr", "list"])?.ok()?.expect_said("nobody is registered")?;
+    let mut b = node(&lab, "b")?;
+    ensure!(b.write(0, 4)? == GOOD, "it is served again");
+    power_cut(&mut lab)?;
+    let mut b = node(&lab, "b")?;
+    ensure!(b.write(0, 5)? == GOOD && b.keys()?.is_empty(), "for good");
+    // Also what can be read goes all at once, and each of them is told.
+    let mut a = node(&lab, "a")?;
+    a.done(Order::RegisterAndIgnore, 0, (0, A), true)?;
+    a.done(Order::Reserve, REGISTRANTS, (A, 0), false)?;
+    b.done(Order::RegisterAndIgnore, 0, (0, B), true)?;
+    raidctl(&lab, &["pr", "purge", "lab/quorum", "--all", "--yes"])?.ok()?.expect_said("2 registration")?;
+    ensure!(a.attentions()? == [(0x2a, 5)] && b.keys()?.is_empty() && b.write(0, 6)? == GOOD);
     Ok(())
 }

@@ -47,7 +47,9 @@ pub const SESSION: &str = "/v1/sessions/{session}";
 
 /// `GET`, query [`ReservationQuery`](crate::reservation::ReservationQuery): [`Reservations`](crate::reservation::Reservations).
 pub const RESERVATIONS: &str = "/v1/reservations";
-/// `DELETE`.
+/// `DELETE`: all registrations of a volume, also where they cannot be read.
+pub const VOLUME_RESERVATIONS: &str = "/v1/reservations/{array}/{volume}";
+/// `DELETE`: those with a key.
 pub const RESERVATION: &str = "/v1/reservations/{array}/{volume}/{key}";
 
 /// A route with its `{placeholders}` replaced, in order, by these names, percent-encoded.

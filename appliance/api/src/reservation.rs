@@ -18,6 +18,9 @@ pub struct VolumeReservations {
     pub persists: bool,
     /// In the order they came.
     pub registrations: Vec<Registered>,
+    /// Why what is kept cannot be read, if it cannot. Nobody knows then who may write, and the volume is not served.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unreadable: Option<String>,
 }
 
 /// A reservation.
@@ -59,7 +62,7 @@ pub struct ReservationQuery {
 /// Reply of `GET /v1/reservations`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reservations {
-    /// Volumes that somebody is registered with, by name.
+    /// Volumes that somebody is registered with, or of which that cannot be known, by name.
     pub volumes: Vec<VolumeReservations>,
 }
 

@@ -85,6 +85,7 @@ pub(super) fn router(daemon: Arc<Daemon>) -> Router {
         .route(paths::SESSIONS, get(get_sessions))
         .route(paths::SESSION, delete(drop_session))
         .route(paths::RESERVATIONS, get(get_reservations))
+        .route(paths::VOLUME_RESERVATIONS, delete(clear_reservations))
         .route(paths::RESERVATION, delete(purge_reservation))
         .fallback(async || Failure::Request("there is nothing at this path".into()).into_response())
         .layer(middleware::from_fn(take_whole))
@@ -251,4 +252,9 @@ async fn purge_reservation(
 ) -> Answer {
     let name = VolumePath::new(&array, &volume)?;
     on_worker(&daemon, async move |daemon| reservations::purge(&daemon, &name, &key).await).await
+}
+
+async fn clear_reservations(State(daemon): Here, Named((array, volume)): Named<(String, String)>) -> Answer {
+    let name = VolumePath::new(&array, &volume)?;
+    on_worker(&daemon, async move |daemon| reservations::clear(&daemon, &name).await).await
 }

@@ -65,10 +65,8 @@ pub(crate) async fn create(daemon: &Arc<Daemon>, request: CreateArray) -> Result
     };
     match create_array(spec, &daemon.environment).await {
         Ok(array) => {
-            let _writing = daemon.writing.lock().await;
-            let document = daemon.document();
             let name = assembly::register(daemon, &array);
-            let notes = change::refresh(daemon, std::slice::from_ref(&array), false, &document).await;
+            let notes = change::refresh(daemon, std::slice::from_ref(&array), &daemon.document()).await;
             daemon.state().notes.extend(notes);
             opened.members.clear();
             Ok(Done::changed(format!("array {name} created and in service")))
@@ -127,6 +125,8 @@ pub(crate) async fn stop(daemon: &Arc<Daemon>, name: &str) -> Result<Done, Failu
     let _turn = daemon.take_turn().await?;
     let array = daemon.array(name)?;
     withdraw(daemon, name).await?;
+    let writing = daemon.writing(array.uuid());
+    let _writing = writing.lock().await;
     daemon.state().arrays.remove(name);
     array.stop().await?;
     Ok(Done::changed(format!("array {name} stopped; its disks are plain md members now")))
@@ -144,6 +144,8 @@ pub(crate) async fn delete(daemon: &Arc<Daemon>, name: &str) -> Result<Done, Fai
         return Err(Failure::HasVolumes { array: name.to_owned(), count: volumes.len(), first });
     }
     withdraw(daemon, name).await?;
+    let writing = daemon.writing(array.uuid());
+    let _writing = writing.lock().await;
     daemon.state().arrays.remove(name);
     array.delete().await?;
     Ok(Done::changed(format!("array {name} deleted; its disks are free")))

@@ -20,8 +20,9 @@ use crate::disks::{self, InUse};
 use crate::error::Failure;
 use crate::san::SanDocument;
 use crate::san::merge::{Copy, merge};
+use crate::san::records;
 use crate::state::Daemon;
-use crate::{change, engine, scan};
+use crate::{change, engine, host_copy, replica, scan};
 
 /// One path, looked at.
 #[derive(Debug)]
@@ -203,11 +204,10 @@ fn the_one_group(looked: &[Looked]) -> Result<Group, Failure> {
 async fn start_group(daemon: &Arc<Daemon>, group: &Group, force: bool) -> Result<(String, Array), Failure> {
     let opened = disks::open(&group.disks, None).await?;
     let array = assemble(opened.members, AssembleOptions { force }, &daemon.environment).await?;
-    let (_, carried) = array.attachment().await;
-    if let Err(error) = SanDocument::from_json(carried) {
+    if let Err(error) = replica::carried(&array).await {
         // Serving it would overwrite what a newer labsan wrote there.
         array.stop().await?;
-        return Err(error.into());
+        return Err(error);
     }
     let name = register(daemon, &array);
     Ok((name, array))
@@ -251,34 +251,41 @@ fn name_here(bare: &str, uuid: Uuid, taken: impl Fn(&str) -> bool) -> String {
     format!("{short}-{}", &id[..8])
 }
 
-/// Let the SAN's configuration that new arrays carry count, and serve their LUNs.
-async fn take_along(daemon: &Arc<Daemon>, new: &[Array]) -> Result<(), Failure> {
-    let writing = daemon.writing.lock().await;
-    let old = daemon.document();
-    let mut copies = vec![Copy { array: None, document: Some(old.clone()) }];
+/// Let the SAN's configuration that new arrays carry count, and serve their LUNs. Until then nobody has written to them:
+/// orders of nodes go to the arrays of their own volumes, and whoever changes the configuration waits for the turn.
+pub(crate) async fn take_along(daemon: &Arc<Daemon>, new: &[Array]) -> Result<(), Failure> {
+    let mut copies = Vec::new();
     for (_, array) in daemon.arrays() {
-        let (_, carried) = array.attachment().await;
-        copies.push(Copy { array: Some(array.uuid()), document: SanDocument::from_json(carried)? });
+        copies.push(Copy { array: Some(array.uuid()), document: replica::carried(&array).await? });
     }
+    adopt_reservations(daemon, new, &copies);
+    let old = daemon.document();
+    copies.insert(0, Copy { array: None, document: Some(old.clone()) });
     let merged = merge(&copies, old.san_uuid);
-    let behind: Vec<Array> = daemon
-        .arrays()
-        .into_iter()
-        .map(|(_, array)| array)
-        .filter(|array| merged.behind.contains(&Some(array.uuid())))
-        .collect();
-    let host_is_behind = merged.behind.contains(&None);
-    let mut notes = change::refresh(daemon, &behind, host_is_behind, &merged.document).await;
+    let is_behind = |array: &Array| merged.behind.contains(&Some(array.uuid()));
+    let behind: Vec<Array> = daemon.arrays().into_iter().map(|(_, array)| array).filter(is_behind).collect();
+    let mut notes = change::refresh(daemon, &behind, &merged.document).await;
     notes.extend(merged.notes);
     let mut steps = crate::san::plan::plan(Some(&old), &merged.document);
     steps.extend(serve_again(&old, &merged.document, new));
-    {
-        let mut state = daemon.state();
-        state.notes.extend(notes);
-        state.document = merged.document;
-    }
-    drop(writing);
+    let unwritten = host_copy::bring_into_force_anyway(daemon, merged.document).await;
+    notes.extend(unwritten.map(|error| error.to_string()));
+    daemon.state().notes.extend(notes);
     change::follow(daemon, &steps).await
+}
+
+/// Before any of their volumes is served: who may write to them is known by the arrays alone.
+fn adopt_reservations(daemon: &Daemon, new: &[Array], copies: &[Copy]) {
+    let known = &mut daemon.state().document;
+    for array in new {
+        let copy = copies.iter().find(|copy| copy.array == Some(array.uuid()));
+        let carried = copy.and_then(|copy| copy.document.as_ref()).map(|there| there.reservations.clone());
+        // One that is mapped but was deleted elsewhere has left no other trace.
+        let mapped = known.targets.iter().flat_map(|target| &target.luns);
+        let mapped = mapped.filter(|lun| lun.array_uuid == array.uuid()).map(|lun| lun.volume_uuid);
+        let volumes: Vec<Uuid> = replica::volumes(array).into_iter().chain(mapped).collect();
+        records::adopt(&mut known.reservations, &carried.unwrap_or_default(), &volumes);
+    }
 }
 
 /// LUNs that were in the configuration already, whose arrays came only now.

@@ -80,7 +80,11 @@ async fn carry_out(daemon: &Daemon, edit: Edit) -> Result<Done, Failure> {
 
 /// Make a target.
 pub(crate) async fn create(daemon: &Daemon, request: CreateTarget) -> Result<Done, Failure> {
-    edited(daemon, |document| edit::create_target(document, &request.iqn, request.alias.as_deref())).await
+    let alias = request.alias.as_deref();
+    edited(daemon, |document| {
+        edit::create_target(&reservations::with_live(daemon, document), &request.iqn, alias)
+    })
+    .await
 }
 
 /// Take a target away; its sessions end.

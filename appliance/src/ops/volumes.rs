@@ -6,8 +6,8 @@ use labsan_api::volume::{CreateVolume, Mapping, ResizeVolume, Volume, Volumes};
 use labsan_api::{Done, Size, VolumePath};
 use raid_core::volume::VolumeSpec;
 
-use crate::change;
 use crate::error::Failure;
+use crate::replica;
 use crate::san::SanDocument;
 use crate::state::Daemon;
 
@@ -108,7 +108,7 @@ pub(crate) async fn delete(daemon: &Arc<Daemon>, name: &VolumePath) -> Result<Do
         .map_err(|source| Failure::Volume { volume: name.clone(), source })?;
     daemon.targets.forget(&[volume.uuid()]);
     // No volume has its identity again: what is left behind of it harms nobody.
-    if let Err(error) = change::keep_reservations(daemon, array.uuid(), volume.uuid(), None).await {
+    if let Err(error) = replica::forget_reservations(daemon, &array, volume.uuid()).await {
         tracing::warn!("the reservations of volume {name}, which was deleted, are still kept: {error}");
     }
     Ok(Done::changed(format!("volume {name} deleted")))

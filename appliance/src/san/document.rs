@@ -1,13 +1,16 @@
 //! What is the SAN made of, besides volumes? Targets, who may use them, and which volume is which LUN.
 //!
 //! The document travels in every array's config slots and in the host's state directory; all copies are whole, and
-//! the one with the highest generation counts ([`super::merge`]). Fields of a newer labsan are carried along.
+//! the one with the highest generation counts ([`super::merge`]), but for persistent reservations ([`super::records`]).
+//! Fields of a newer labsan are carried along.
 
 use std::collections::BTreeMap;
 
 use labsan_api::target::{Access, PathState};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
+
+use super::records::{NamedPort, Records, named_ports};
 
 /// The newest meaning of the document that this labsan knows.
 pub(crate) const SCHEMA: u32 = 1;
@@ -22,13 +25,13 @@ pub(crate) struct SanDocument {
     pub(crate) schema: u32,
     /// Which SAN; made once, kept for good.
     pub(crate) san_uuid: Uuid,
-    /// Counts the changes.
+    /// Counts the changes, but for those of reservations.
     pub(crate) generation: u64,
     /// By name.
     pub(crate) targets: Vec<TargetRecord>,
-    /// Persistent reservations by volume, as the SCSI layer keeps them.
+    /// Persistent reservations; of an array's copy, those of its own volumes.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub(crate) reservations: BTreeMap<Uuid, serde_json::Value>,
+    pub(crate) reservations: Records,
     /// Fields of a newer labsan.
     #[serde(flatten)]
     pub(crate) other: BTreeMap<String, serde_json::Value>,
@@ -134,7 +137,7 @@ impl SanDocument {
             san_uuid,
             generation: 0,
             targets: Vec::new(),
-            reservations: BTreeMap::new(),
+            reservations: Records::new(),
             other: BTreeMap::new(),
         }
     }
@@ -151,6 +154,12 @@ impl SanDocument {
         Ok(Some(document))
     }
 
+    /// The same but for reservations?
+    pub(crate) fn same_configuration(&self, other: &Self) -> bool {
+        let without = |document: &Self| Self { reservations: Records::new(), ..document.clone() };
+        without(self) == without(other)
+    }
+
     /// The target of this name.
     pub(crate) fn target(&self, iqn: &str) -> Option<&TargetRecord> {
         self.targets.iter().find(|target| target.iqn == iqn)
@@ -162,13 +171,37 @@ impl SanDocument {
             return target.port;
         }
         let before = self.targets.iter().take_while(|other| other.iqn != target.iqn);
-        UNNUMBERED_PORTS + before.filter(|other| other.port == 0).count() as u16
+        let place = before.filter(|other| other.port == 0).count() as u16;
+        // Those that had a place before they were numbered keep it.
+        let has = |number: &u16| self.targets.iter().any(|other| other.port == *number);
+        (UNNUMBERED_PORTS..=u16::MAX)
+            .filter(|number| !has(number))
+            .nth(place.into())
+            .unwrap_or(UNNUMBERED_PORTS)
     }
 
-    /// The lowest port number that no target has.
-    pub(crate) fn free_port(&self) -> u16 {
-        let taken = |number: &u16| self.targets.iter().any(|target| target.port == *number);
-        (1..UNNUMBERED_PORTS).find(|number| !taken(number)).unwrap_or(0)
+    /// The number of a new target's port. Registrations outlive their target: they have the number that they name when a target
+    /// of its name is made again, and until then nobody has it. Else the lowest that is free.
+    pub(crate) fn port_for(&self, iqn: &str) -> u16 {
+        let free = |number: u16| !self.targets.iter().any(|target| self.port(target) == number);
+        let named: Vec<NamedPort> = named_ports(&self.reservations).collect();
+        let own = named.iter().find(|port| port.target.eq_ignore_ascii_case(iqn) && free(port.number));
+        if let Some(own) = own.filter(|own| own.number != 0) {
+            return own.number;
+        }
+        let unnamed = |number: &u16| !named.iter().any(|port| port.number == *number);
+        (1..UNNUMBERED_PORTS).find(|number| free(*number) && unnamed(number)).unwrap_or(0)
+    }
+
+    /// Give targets without a number the one that their place has given them so far, for good: it must not change when
+    /// another target goes. Was there one?
+    pub(crate) fn number_ports(&mut self) -> bool {
+        let ports: Vec<u16> = self.targets.iter().map(|target| self.port(target)).collect();
+        let unnumbered = self.targets.iter().any(|target| target.port == 0);
+        for (target, port) in self.targets.iter_mut().zip(ports) {
+            target.port = port;
+        }
+        unnumbered
     }
 
     /// Every place where the volume is mapped.

@@ -150,7 +150,7 @@ pub(crate) fn create_target(document: &SanDocument, iqn: &str, alias: Option<&st
             access: labsan_api::target::Access::default(),
             chap: Chap::default(),
             state: PathState::default(),
-            port: document.free_port(),
+            port: document.port_for(iqn),
             luns: Vec::new(),
             next_lun: 0,
             other: std::collections::BTreeMap::new(),

@@ -1,6 +1,7 @@
 //! Which of several copies of the SAN's configuration counts? Pure.
 //!
-//! Copies come from every array that was found and from the host's state directory.
+//! Copies come from every array that was found and from the host's state directory. Their reservations are not merged
+//! ([`super::records`]): those of the host's copy stay as they are, and no copy is behind because of them.
 //! 1. Of the copies of one SAN the highest generation counts; the others are behind and are written anew.
 //! 2. Disks of another SAN may have been moved here. The SAN with the newest host copy (else the highest generation)
 //!    stays this host's; targets of the others that have LUNs on arrays which are really here are taken over.
@@ -39,24 +40,31 @@ pub(crate) fn merge(copies: &[Copy], new_san: Uuid) -> Merged {
     }
     .cloned()
     .unwrap_or_else(|| SanDocument::empty(new_san));
+    document.reservations = of_host(copies).map(|host| host.reservations.clone()).unwrap_or_default();
+    if document.number_ports() {
+        document.generation = document.generation.saturating_add(1);
+    }
     for stranger in strangers(copies, document.san_uuid) {
         adopt(&mut document, stranger, copies, &mut notes);
     }
-    let behind = copies
-        .iter()
-        .filter(|copy| copy.document.as_ref() != Some(&document))
-        .map(|copy| copy.array)
-        .collect();
+    let same = |copy: &Copy| copy.document.as_ref().is_some_and(|other| document.same_configuration(other));
+    let behind = copies.iter().filter(|copy| !same(copy)).map(|copy| copy.array).collect();
     Merged { document, behind, notes }
+}
+
+fn of_host(copies: &[Copy]) -> Option<&SanDocument> {
+    copies.iter().filter(|copy| copy.array.is_none()).find_map(|copy| copy.document.as_ref())
 }
 
 /// Whose host is this? The state directory knows; else the arrays' highest generation, then the lowest UUID.
 fn home(copies: &[Copy]) -> Option<Uuid> {
-    let host = copies.iter().filter(|copy| copy.array.is_none()).find_map(|copy| copy.document.as_ref());
     let documents = || copies.iter().filter_map(|copy| copy.document.as_ref());
     let highest = || documents().max_by_key(|d| (d.generation, std::cmp::Reverse(d.san_uuid)));
     // A host that never had a target has nothing to defend: disks moved to it bring their SAN along.
-    host.filter(|document| document.generation > 0).or_else(highest).map(|document| document.san_uuid)
+    of_host(copies)
+        .filter(|document| document.generation > 0)
+        .or_else(highest)
+        .map(|document| document.san_uuid)
 }
 
 /// Copies of one generation are the same document, unless one SAN was changed in two places at once; then the copy
@@ -95,43 +103,19 @@ fn adopt(document: &mut SanDocument, stranger: &SanDocument, copies: &[Copy], no
                 let mut target = target.clone();
                 // Two ports of one number would be one path to an initiator that sees a volume through both.
                 if document.targets.iter().any(|other| other.port == target.port) {
-                    target.port = document.free_port();
+                    target.port = document.port_for(&target.iqn);
                 }
                 document.targets.push(target);
                 adopted += 1;
             }
         }
     }
-    let changed = adopt_reservations(document, stranger, copies);
-    if adopted > 0 || changed {
-        document.generation = document.generation.max(stranger.generation).saturating_add(1);
-    }
     if adopted > 0 {
+        document.generation = document.generation.max(stranger.generation).saturating_add(1);
         document.targets.sort_by(|a, b| a.iqn.cmp(&b.iqn));
         notes.push(format!(
             "{adopted} target(s) of another SAN ({}) came with their disks",
             stranger.san_uuid
         ));
     }
-}
-
-/// Who may write to an array's volumes is known by what travelled with it: it was there when initiators registered, and
-/// what this host remembers of them is from before. Was anything changed?
-fn adopt_reservations(document: &mut SanDocument, stranger: &SanDocument, copies: &[Copy]) -> bool {
-    let before = document.reservations.clone();
-    let is_strangers = |copy: &Copy| copy.document.as_ref().is_some_and(|d| d.san_uuid == stranger.san_uuid);
-    let came_along = |array: Uuid| copies.iter().any(|copy| copy.array == Some(array) && is_strangers(copy));
-    let luns = document.targets.iter().chain(&stranger.targets).flat_map(|target| &target.luns);
-    let volumes: Vec<Uuid> =
-        luns.filter(|lun| came_along(lun.array_uuid)).map(|lun| lun.volume_uuid).collect();
-    for volume in volumes {
-        match stranger.reservations.get(&volume) {
-            Some(kept) => document.reservations.insert(volume, kept.clone()),
-            None => document.reservations.remove(&volume),
-        };
-    }
-    for (volume, kept) in &stranger.reservations {
-        document.reservations.entry(*volume).or_insert_with(|| kept.clone());
-    }
-    document.reservations != before
 }

@@ -6,6 +6,7 @@ pub(crate) mod document;
 pub(crate) mod edit;
 pub(crate) mod merge;
 pub(crate) mod plan;
+pub(crate) mod records;
 
 pub(crate) use document::{Account, Chap, LunRecord, SanDocument, TargetRecord};
 

@@ -5,6 +5,7 @@
 //! anybody in.
 
 use labsan_api::target::{Access, PathState};
+use uuid::Uuid;
 
 use super::document::{Chap, LunRecord, SanDocument, TargetRecord};
 
@@ -77,6 +78,15 @@ pub(crate) fn plan(from: Option<&SanDocument>, to: &SanDocument) -> Vec<Step> {
         }
     }
     steps
+}
+
+/// A volume that was not served where it is mapped may be served now.
+pub(crate) fn mapped_again(document: &SanDocument, volume: Uuid) -> Vec<Step> {
+    let step = |(target, lun): (&TargetRecord, &LunRecord)| Step::MapLun {
+        iqn: target.iqn.clone(),
+        lun: lun.clone(),
+    };
+    document.mappings(volume).map(step).collect()
 }
 
 fn add(target: &TargetRecord, port: u16, steps: &mut Vec<Step>) {

@@ -6,6 +6,7 @@ use uuid::Uuid;
 use super::edit::{self, Edit, SanError, Wanted};
 use super::merge::{Copy, merge};
 use super::plan::{Step, plan};
+use super::records::{NoRoom, Records, adopt, check_room, of_volumes};
 use super::*;
 
 const IQN: &str = "iqn.2026-11.org.labsan:a";
@@ -224,28 +225,33 @@ fn disks_moved_to_another_san_bring_their_targets_but_never_replace_one() {
 #[test]
 fn an_array_that_was_elsewhere_knows_its_reservations_best() {
     let kept = |key: u32| serde_json::json!({ "registrations": [{ "key": key }] });
-    // Volume 7 is on array 100 (`wanted`); volume 8 is mapped nowhere.
-    let (mut ours, _) = with_lun(&with_target(&san(), IQN), IQN, 7, None);
-    let mut theirs = SanDocument { san_uuid: id(99), generation: 3, ..ours.clone() };
-    ours.reservations.insert(id(7), kept(1));
-    theirs.reservations.insert(id(7), kept(2));
-    theirs.reservations.insert(id(8), kept(3));
-    let merged = merge(&[copy(None, &ours), copy(Some(100), &theirs)], id(5));
-    assert_eq!(merged.document.san_uuid, ours.san_uuid);
-    assert_eq!(merged.document.reservations[&id(7)], kept(2), "what was preempted there stays preempted");
-    assert_eq!(merged.document.reservations[&id(8)], kept(3));
-    assert!(
-        merged.document.generation > ours.generation.max(theirs.generation),
-        "it is another document now"
-    );
-    theirs.reservations.clear();
-    let merged = merge(&[copy(None, &ours), copy(Some(100), &theirs)], id(5));
-    assert!(merged.document.reservations.is_empty(), "nor does what was cleared there come back");
-    // An array that is not here cannot say so.
+    let records = |list: &[(u128, u32)]| -> Records {
+        list.iter().map(|(volume, key)| (id(*volume), kept(*key))).collect()
+    };
+    let mut known = records(&[(5, 1), (6, 1), (7, 1), (8, 1)]);
+    // Volumes 6 to 8 are on it. What others carry of volume 5, or said of it once, is nothing to it.
+    let changed = adopt(&mut known, &records(&[(5, 2), (6, 2), (7, 1)]), &[id(6), id(7), id(8)]);
+    assert!(changed);
     assert_eq!(
-        merge(&[copy(None, &ours), copy(Some(55), &theirs)], id(5)).document.reservations[&id(7)],
-        kept(1)
+        known,
+        records(&[(5, 1), (6, 2), (7, 1)]),
+        "preempted there is preempted, cleared there is cleared"
     );
+    assert!(!adopt(&mut known, &records(&[(6, 2)]), &[id(6)]));
+    assert_eq!(of_volumes(known, &[id(6), id(9)]), records(&[(6, 2)]));
+}
+
+#[test]
+fn reservations_make_no_copy_newer_or_older() {
+    let mut ours = with_target(&san(), IQN);
+    let theirs = ours.clone();
+    ours.reservations.insert(id(7), serde_json::json!({}));
+    for copies in
+        [[copy(None, &ours), copy(Some(100), &theirs)], [copy(Some(100), &theirs), copy(None, &ours)]]
+    {
+        let merged = merge(&copies, id(9));
+        assert_eq!((&merged.document, merged.behind), (&ours, vec![]));
+    }
 }
 
 #[test]
@@ -313,4 +319,59 @@ fn the_number_of_a_port_is_a_targets_own_for_good() {
     // Written before there were numbers.
     document.targets[0].port = 0;
     assert_eq!(ports(&document), [0x8000, 3]);
+}
+
+#[test]
+fn a_number_that_was_given_by_place_is_durable_when_it_is_first_seen() {
+    let (b, c) = ("iqn.2026-11.org.labsan:b", "iqn.2026-11.org.labsan:c");
+    let mut document = with_target(&with_target(&with_target(&san(), IQN), b), c);
+    document.targets.iter_mut().for_each(|target| target.port = 0);
+    let merged = merge(&[copy(None, &document), copy(Some(100), &document)], id(9));
+    let ports: Vec<u16> = merged.document.targets.iter().map(|target| target.port).collect();
+    assert_eq!(ports, [0x8000, 0x8001, 0x8002]);
+    assert_eq!(merged.behind, [None, Some(id(100))]);
+    assert!(merged.document.generation > document.generation);
+    let after = after(edit::delete_target(&merged.document, b).unwrap());
+    assert_eq!(after.port(&after.targets[1]), 0x8002, "another one went, and it keeps its number");
+    let again = merge(&[copy(None, &after), copy(Some(100), &after)], id(9));
+    assert_eq!((&again.document, again.behind), (&after, vec![]));
+}
+
+#[test]
+fn numbers_that_registrations_name_are_nobody_elses() {
+    let registration = |target: &str, port: u32| serde_json::json!({ "registrations": [{ "target": target, "relative_target_port": port }] });
+    let mut document = with_target(&san(), IQN);
+    document.reservations.insert(id(7), registration("iqn.2026-11.org.labsan:gone", 2));
+    document.reservations.insert(id(8), serde_json::json!("what cannot be read names none"));
+    let (new, gone) = ("iqn.2026-11.org.labsan:new", "iqn.2026-11.org.labsan:Gone");
+    assert_eq!([document.port_for(new), document.port_for(gone)], [3, 2]);
+    // It came with disks of another SAN and has a number of its own.
+    document.reservations.insert(id(7), registration("iqn.2026-11.org.labsan:gone", 1));
+    assert_eq!([document.port_for(new), document.port_for(gone)], [2, 2]);
+}
+
+#[test]
+fn registrations_have_a_room_of_their_own() {
+    let record = |count: usize| {
+        let registration = serde_json::json!({ "initiator": "x".repeat(1000) });
+        serde_json::json!({ "registrations": vec![registration; count] })
+    };
+    let reserved = |count: usize| {
+        let mut record = record(count);
+        record["reservation"] = serde_json::json!({ "type": 5, "holder": 3 });
+        record
+    };
+    let mut kept = Records::new();
+    assert_eq!(check_room(&kept, id(1), &record(40)), Ok(()));
+    assert!(matches!(check_room(&kept, id(1), &record(60)), Err(NoRoom::Volume { .. })));
+    for volume in 1..=3 {
+        assert_eq!(check_room(&kept, id(volume), &record(40)), Ok(()));
+        kept.insert(id(volume), record(40));
+    }
+    assert!(matches!(check_room(&kept, id(4), &record(40)), Err(NoRoom::Array { .. })));
+    // Written by a labsan that allowed more: whoever takes no more than before may go on.
+    kept.insert(id(4), record(60));
+    assert_eq!(check_room(&kept, id(4), &reserved(60)), Ok(()));
+    assert_eq!(check_room(&kept, id(4), &record(59)), Ok(()));
+    assert!(check_room(&kept, id(4), &record(61)).is_err());
 }

@@ -33,13 +33,16 @@ pub(crate) enum PrCommand {
         /// ARRAY/NAME, or TARGET#LUN [default: all].
         lun: Option<LunName>,
     },
-    /// Take a key off a LUN: for one that its node left behind. What its holder reserved is free then.
+    /// Take a key, or all, off a LUN: for what its node left behind. What its holder reserved is free then.
     Purge {
         /// ARRAY/NAME, or TARGET#LUN.
         lun: LunName,
         /// The key, in hex.
-        #[arg(long, value_parser = parse_key)]
-        key: u64,
+        #[arg(long, value_parser = parse_key, required_unless_present = "all")]
+        key: Option<u64>,
+        /// Everything, also what cannot be read: the LUN is served again then, to everybody.
+        #[arg(long, conflicts_with = "key")]
+        all: bool,
         #[command(flatten)]
         confirm: Confirm,
     },

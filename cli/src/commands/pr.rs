@@ -5,7 +5,7 @@ use labsan_api::target::Luns;
 use labsan_api::{Done, ErrorBody, ErrorCode, ExitCode, VolumePath, paths};
 
 use super::{Context, Outcome};
-use crate::args::{LunName, PrCommand};
+use crate::args::{Confirm, LunName, PrCommand};
 use crate::confirm::confirm;
 use crate::error::CliError;
 use crate::output::reservations;
@@ -21,14 +21,26 @@ pub(super) async fn run(context: &Context, command: PrCommand) -> Outcome {
             context.show(&answer, |list| reservations::screen(&list.volumes));
             Ok(ExitCode::Ok)
         }
-        PrCommand::Purge { lun, key, confirm: answer } => {
+        PrCommand::Purge { lun, key, all: _, confirm: answer } => {
             let volume = resolve(context, lun).await?;
-            let key = format_key(key);
-            confirm(answer, &format!("Purging key {key} may let other nodes write to {volume}"))?;
-            let names = [&*volume.array, &*volume.volume, &*key];
-            context.done(&context.client.delete::<Done>(paths::RESERVATION, &names).await?)
+            match key {
+                Some(key) => purge(context, &volume, &format_key(key), answer).await,
+                None => purge_all(context, &volume, answer).await,
+            }
         }
     }
+}
+
+async fn purge(context: &Context, volume: &VolumePath, key: &str, answer: Confirm) -> Outcome {
+    confirm(answer, &format!("Purging key {key} may let other nodes write to {volume}"))?;
+    let names = [&*volume.array, &*volume.volume, key];
+    context.done(&context.client.delete::<Done>(paths::RESERVATION, &names).await?)
+}
+
+async fn purge_all(context: &Context, volume: &VolumePath, answer: Confirm) -> Outcome {
+    confirm(answer, &format!("Purging all keys lets every node write to {volume}, fenced ones too"))?;
+    let names = [&*volume.array, &*volume.volume];
+    context.done(&context.client.delete::<Done>(paths::VOLUME_RESERVATIONS, &names).await?)
 }
 
 fn listing(volume: Option<&VolumePath>) -> String {

@@ -15,6 +15,9 @@ pub(crate) fn screen(volumes: &[VolumeReservations]) -> String {
 
 fn one(volume: &VolumeReservations) -> String {
     let name = volume.volume.as_ref().map_or_else(|| volume.volume_uuid.to_string(), ToString::to_string);
+    if let Some(why) = &volume.unreadable {
+        return unreadable(&name, volume.volume.is_some(), why);
+    }
     let reserved = match &volume.reservation {
         Some(reserved) => format!("reserved: {} (type {})", reserved.type_name, reserved.kind),
         None => "not reserved".to_owned(),
@@ -31,6 +34,14 @@ fn one(volume: &VolumeReservations) -> String {
         ]);
     }
     format!("{name}: {reserved}; {fate}\n{}", table.render(2))
+}
+
+fn unreadable(name: &str, is_here: bool, why: &str) -> String {
+    let next = match is_here {
+        true => format!("  when no node counts on it any more: raidctl pr purge {name} --all\n"),
+        false => String::new(),
+    };
+    format!("{name}: not served, because nobody knows who may write: {why}\n{next}")
 }
 
 fn state(registered: &Registered) -> String {
@@ -59,6 +70,7 @@ mod tests {
             reservation: Some(Reserved { kind: 5, type_name: "Write Exclusive, Registrants Only".into() }),
             persists: true,
             registrations: vec![one("0x01", true, true), one("0x02", false, false)],
+            unreadable: None,
         }]);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0], "a/v: reserved: Write Exclusive, Registrants Only (type 5); survives a restart");
@@ -67,5 +79,20 @@ mod tests {
             "{text}"
         );
         assert_eq!(screen(&[]), "nobody is registered\n");
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_said_with_what_to_type() {
+        let volume = |name: Option<&str>| VolumeReservations {
+            volume: name.map(|name| name.parse().unwrap()),
+            volume_uuid: uuid::Uuid::nil(),
+            reservation: None,
+            persists: true,
+            registrations: Vec::new(),
+            unreadable: Some("a key that is none".into()),
+        };
+        let text = screen(&[volume(Some("a/v"))]);
+        assert!(text.contains("a key that is none") && text.contains("raidctl pr purge a/v --all"), "{text}");
+        assert!(!screen(&[volume(None)]).contains("purge"), "its array is not here");
     }
 }

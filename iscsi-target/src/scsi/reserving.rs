@@ -23,8 +23,23 @@ use super::{
 
 /// The record could not be kept; why was logged where it happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the reservations could not be written")]
-pub struct StoreFailed;
+pub enum StoreFailed {
+    /// The disks, or what keeps them, did not take it.
+    #[error("the reservations could not be written")]
+    Unwritten,
+    /// It is larger than the one before, and there is no room for that.
+    #[error("there is no room for so many registrations")]
+    NoRoom,
+}
+
+impl From<StoreFailed> for Sense {
+    fn from(why: StoreFailed) -> Self {
+        match why {
+            StoreFailed::Unwritten => Self::INTERNAL_FAILURE,
+            StoreFailed::NoRoom => Self::NO_ROOM_TO_REGISTER,
+        }
+    }
+}
 
 /// A store under way.
 pub type StoreFuture<'a> = Pin<Box<dyn Future<Output = Result<(), StoreFailed>> + Send + 'a>>;
@@ -116,7 +131,7 @@ impl LogicalUnit {
         let turn = self.order_turn(command).await?;
         let (before, outcome) = self.planned(nexus, &order)?;
         let nexuses = outcome.aborted.clone();
-        self.bring_into_force(&before, outcome).await.map_err(|StoreFailed| Sense::INTERNAL_FAILURE)?;
+        self.bring_into_force(&before, outcome).await.map_err(Sense::from)?;
         let good = ScsiResponse { data_out_wanted: cdb.u32(5).into(), ..ScsiResponse::good() };
         if nexuses.is_empty() {
             if order.takes_rights_away() {

@@ -10,7 +10,7 @@ use super::*;
 #[derive(Debug, Default)]
 struct Store {
     kept: Mutex<Vec<Option<ReservationRecord>>>,
-    fails: Mutex<bool>,
+    fails: Mutex<Option<StoreFailed>>,
     /// Stores wait until it is given a permit; where there is none, they do not.
     slow: Option<tokio::sync::Semaphore>,
 }
@@ -21,8 +21,8 @@ impl ReservationStore for Store {
             if let Some(slow) = &self.slow {
                 slow.acquire().await.unwrap().forget();
             }
-            if *self.fails.lock().unwrap() {
-                return Err(StoreFailed);
+            if let Some(why) = *self.fails.lock().unwrap() {
+                return Err(why);
             }
             self.kept.lock().unwrap().push(record);
             Ok(())
@@ -196,13 +196,15 @@ fn what_shall_survive_is_kept_before_it_counts() {
     let record = store.last().unwrap();
     assert_eq!((record.registrations.len(), record.reservation.as_ref().unwrap().kind), (2, 5));
 
-    *store.fails.lock().unwrap() = true;
+    *store.fails.lock().unwrap() = Some(StoreFailed::Unwritten);
     let before = bench.luns.units()[0].1.reservations();
     assert_eq!(codes(&bench.order("a", 2, 5, (1, 0), 0)), (4, 0x44, 0));
     assert_eq!(codes(&bench.order("b", 5, 5, (2, 1), 0)), (4, 0x44, 0));
     assert_eq!(bench.luns.units()[0].1.reservations(), before, "what cannot be kept has not happened");
     assert!(bench.attentions("a").is_empty() && bench.attentions("b").is_empty());
-    *store.fails.lock().unwrap() = false;
+    *store.fails.lock().unwrap() = Some(StoreFailed::NoRoom);
+    assert_eq!(codes(&bench.order("a", 6, 0, (0, 9), 1)), (5, 0x55, 4));
+    *store.fails.lock().unwrap() = None;
 
     let after = keeping(&store, Reservations::restore(&record).unwrap());
     assert_eq!(after.read_in(0)[..8], [0, 0, 0, 0, 0, 0, 0, 16], "PRGENERATION begins at 0");
