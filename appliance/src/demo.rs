@@ -212,8 +212,11 @@ impl Demo {
         targets::create(daemon, create).await?;
         targets::map(daemon, MapLun { target: TARGET.into(), volume, lun: Some(0), read_only: false })
             .await?;
-        let everybody_here =
-            AccessChange { initiator: "*".into(), drop_sessions: false, loopback_only: Some(true) };
+        let everybody_here = AccessChange {
+            initiator: Some("*".into()),
+            loopback_only: Some(true),
+            ..AccessChange::default()
+        };
         targets::allow(daemon, TARGET, everybody_here).await?;
         Ok(())
     }

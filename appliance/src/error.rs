@@ -196,7 +196,7 @@ impl Failure {
                 ErrorCode::Invalid
             }
             Self::SameDisk { .. } | Self::RelativePath(_) | Self::MixedArrays(_) => ErrorCode::Invalid,
-            Self::San(error) => san_code(error),
+            Self::San(error) => error.code(),
             Self::Targets(error) => error.code(),
             Self::SanDocument(_) | Self::StateFile(_) => ErrorCode::Io,
             Self::Create(error) => create_code(error),
@@ -229,7 +229,7 @@ impl Failure {
             Self::NoVolume(_) => "see which there are: raidctl volume list".into(),
             Self::NoKey { volume, .. } => format!("see which there are: raidctl pr list {volume}"),
             Self::NoSession(_) => "see which there are: raidctl session list".into(),
-            Self::San(error) => return san_hint(error),
+            Self::San(error) => return error.hint(),
             Self::NoDisk(_) => "to make files there, say how large: --create-size SIZE".into(),
             Self::DiskOfArray { array, .. } => format!("see it: raidctl array show {array}"),
             Self::OldDisk { disk, array } => {
@@ -313,31 +313,5 @@ fn document_code(error: &DocumentError) -> ErrorCode {
         DocumentError::Io(error) => io_code(error),
         DocumentError::Format(_) => ErrorCode::NoSpace,
         DocumentError::Unwritten => ErrorCode::Io,
-    }
-}
-
-fn san_code(error: &SanError) -> ErrorCode {
-    match error {
-        SanError::NoTarget { .. } => ErrorCode::NotFound,
-        SanError::TargetDiffers { .. } | SanError::AlreadyMapped { .. } => ErrorCode::Different,
-        SanError::LunTaken { .. } | SanError::NoFreeLun { .. } => ErrorCode::Taken,
-        SanError::LetInByPattern { .. } => ErrorCode::InUse,
-        _ => ErrorCode::Invalid,
-    }
-}
-
-fn san_hint(error: &SanError) -> Option<String> {
-    match error {
-        SanError::NoTarget { iqn } => Some(format!("make it: raidctl target create {iqn}")),
-        SanError::LunTaken { iqn, .. } => {
-            Some(format!("leave --lun out, or unmap the other: raidctl lun list ({iqn})"))
-        }
-        SanError::AlreadyMapped { iqn, lun, .. } => {
-            Some(format!("unmap it first: raidctl lun unmap {iqn} {lun}"))
-        }
-        SanError::LetInByPattern { iqn, pattern, .. } => {
-            Some(format!("deny that instead: raidctl target deny {iqn} '{pattern}'"))
-        }
-        _ => None,
     }
 }

@@ -9,11 +9,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use block_io::BufferPool;
 use block_io::runtime::WorkerPool;
 use iscsi_target::chap::{Account, ChapPolicy, Secret};
-use iscsi_target::registry::{AccessPolicy, RegistryError, SessionInfo, TargetRegistry};
+use iscsi_target::registry::{RegistryError, SessionInfo, TargetRegistry};
 use iscsi_target::scsi::{AccessState, LogicalUnit, LuIdentity, LuOptions};
 use iscsi_target::server::{ServerConfig, ServerError, TargetServer};
 use labsan_api::ErrorCode;
-use labsan_api::target::{Access, PathState, Session};
+use labsan_api::target::{PathState, Session};
 use uuid::Uuid;
 
 use crate::reservations::Backing;
@@ -85,7 +85,7 @@ impl Targets {
             }
             Step::RemoveTarget { iqn } => self.remove_target(iqn).await,
             Step::SetAccess { iqn, access } => {
-                tolerate_missing(self.registry.set_access(iqn, access_policy(access)))
+                tolerate_missing(self.registry.set_access(iqn, access.policy(iqn)))
             }
             Step::SetState { iqn, state } => tolerate_missing(self.set_state_in_registry(iqn, *state)),
             Step::SetChap { iqn, chap } => Ok(self.registry.set_chap(iqn, chap_policy(chap))?),
@@ -235,6 +235,15 @@ impl Targets {
         self.registry.sessions().into_iter().map(session).collect()
     }
 
+    /// End the sessions of a target that its access rules would not let in now; how many.
+    pub(crate) async fn drop_shut_out(&self, iqn: &str) -> usize {
+        let mut dropped = 0;
+        for session in self.registry.shut_out(iqn) {
+            dropped += usize::from(self.registry.drop_session(session.id).await);
+        }
+        dropped
+    }
+
     /// End a session; false if there is none of that id.
     pub(crate) async fn drop_session(&self, id: &str) -> bool {
         match id.parse() {
@@ -263,10 +272,6 @@ fn access_state(state: PathState) -> AccessState {
     }
 }
 
-fn access_policy(access: &Access) -> AccessPolicy {
-    AccessPolicy { initiators: access.initiators.clone(), loopback_only: access.loopback_only }
-}
-
 fn chap_policy(chap: &Chap) -> ChapPolicy {
     let account = |account: &san::Account| Account {
         name: account.user.clone(),
@@ -285,6 +290,7 @@ fn session(info: SessionInfo) -> Session {
         initiator: info.initiator,
         alias: info.initiator_alias.unwrap_or_default(),
         addresses: vec![info.peer.to_string()],
+        account: info.account,
         isid: hex::encode(info.isid),
         header_digest: info.header_digest,
         data_digest: info.data_digest,

@@ -1,8 +1,9 @@
 //! An iSCSI target (RFC 7143) that serves any [`block_io::BlockDevice`] as a SCSI logical unit.
 //!
-//! What is pure: [`pdu`], [`text`], [`login`], [`chap`], [`names`], [`session`], and most of [`scsi`]. What does I/O:
+//! What is pure: [`access`], [`pdu`], [`text`], [`login`], [`chap`], [`names`], [`session`], and most of [`scsi`]. What does I/O:
 //! [`server`]. [`registry`] is what an administrator changes while it serves. It knows nothing of RAID.
 
+pub mod access;
 pub mod chap;
 pub mod limits;
 pub mod login;

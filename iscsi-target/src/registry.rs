@@ -1,40 +1,19 @@
 //! Which targets are there, who may use them, and who does? Shared by all workers, and changed while they serve.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{mpsc, oneshot};
 
+pub use crate::access::AccessPolicy;
+use crate::access::{Admission, Caller};
 use crate::chap::ChapPolicy;
 use crate::limits;
 use crate::login::Refusal;
 use crate::names;
 use crate::scsi::reservations::ItNexus;
 use crate::scsi::{AccessState, LogicalUnit, LunMap, Preempted};
-
-/// Who may log in to a target. Nobody is the default.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct AccessPolicy {
-    /// Initiator names that are let in; a trailing `*` stands for any rest, `*` alone for everyone.
-    pub initiators: Vec<String>,
-    /// Only from this very machine.
-    pub loopback_only: bool,
-}
-
-impl AccessPolicy {
-    /// Is this initiator, coming from there, let in?
-    pub fn admits(&self, initiator: &str, peer: IpAddr) -> bool {
-        if self.loopback_only && !peer.to_canonical().is_loopback() {
-            return false;
-        }
-        let initiator = initiator.to_ascii_lowercase();
-        self.initiators.iter().map(|rule| rule.to_ascii_lowercase()).any(|rule| {
-            rule.strip_suffix('*').map_or(rule == initiator, |prefix| initiator.starts_with(prefix))
-        })
-    }
-}
 
 /// Why the registry refused a change. Nothing was changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -102,6 +81,36 @@ struct Rules {
     chap: ChapPolicy,
 }
 
+impl Rules {
+    /// What a caller has to prove to be let in.
+    fn admit(&self, caller: Caller<'_>) -> Result<ChapPolicy, Refusal> {
+        let admission = self.access.admits(caller).ok_or(Refusal::Forbidden)?;
+        let mut chap = self.chap.clone();
+        if let Admission::OneOf(accounts) = admission {
+            chap.accounts.retain(|account| accounts.contains(&account.name));
+            // Without an account nothing would have to be proved at all.
+            if chap.accounts.is_empty() {
+                return Err(Refusal::Forbidden);
+            }
+        }
+        Ok(chap)
+    }
+
+    /// Would this session be let in now?
+    fn let_in(&self, session: &SessionInfo) -> bool {
+        let account = session.account.as_deref();
+        self.access.admits(session.caller()).is_some_and(|admission| admission.covers(account))
+    }
+
+    /// Has it proved what is to be proved now?
+    fn has_proved(&self, account: Option<&str>) -> bool {
+        match account {
+            None => self.chap.accounts.is_empty(),
+            Some(name) => self.chap.accounts.iter().any(|account| account.name == name),
+        }
+    }
+}
+
 /// What the rest of the target asks of a session.
 #[derive(Debug)]
 pub enum SessionMessage {
@@ -141,6 +150,8 @@ pub struct SessionInfo {
     pub isid: [u8; 6],
     /// The target; none for discovery.
     pub target: Option<String>,
+    /// The CHAP account by which it logged in; none without CHAP.
+    pub account: Option<String>,
     /// The initiator's address.
     pub peer: std::net::SocketAddr,
     /// Ours.
@@ -149,6 +160,12 @@ pub struct SessionInfo {
     pub header_digest: bool,
     /// DataDigest.
     pub data_digest: bool,
+}
+
+impl SessionInfo {
+    fn caller(&self) -> Caller<'_> {
+        Caller { initiator: &self.initiator, peer: self.peer, local: self.local }
+    }
 }
 
 #[derive(Debug)]
@@ -280,16 +297,33 @@ impl TargetRegistry {
         true
     }
 
-    /// May this initiator, coming from there, log in, and what must it prove?
-    pub(crate) fn admit(&self, initiator: &str, target: &str, peer: IpAddr) -> Result<ChapPolicy, Refusal> {
-        let target = self.target(target).map_err(|_| Refusal::NotFound)?;
+    /// The sessions of a target that its access rules would not let in now.
+    pub fn shut_out(&self, name: &str) -> Vec<SessionInfo> {
+        let Ok(target) = self.target(name) else { return Vec::new() };
+        let mut sessions = self.sessions();
         let rules = lock(&target.rules);
-        if rules.access.admits(initiator, peer) { Ok(rules.chap.clone()) } else { Err(Refusal::Forbidden) }
+        sessions.retain(|session| session.target.as_ref() == Some(&target.name) && !rules.let_in(session));
+        sessions
     }
 
-    /// The targets this initiator is to hear of.
-    pub(crate) fn visible(&self, initiator: &str, peer: IpAddr) -> Vec<Arc<Target>> {
-        let admits = |target: &Arc<Target>| lock(&target.rules).access.admits(initiator, peer);
+    /// May this caller log in, and what must it prove?
+    pub(crate) fn admit(&self, caller: Caller<'_>, target: &str) -> Result<ChapPolicy, Refusal> {
+        let target = self.target(target).map_err(|_| Refusal::NotFound)?;
+        let rules = lock(&target.rules);
+        rules.admit(caller)
+    }
+
+    /// Is a session that was entered just now still one that may be there? A login takes a while, and what was changed since
+    /// it was admitted has dropped only the sessions that were there.
+    pub(crate) fn still_admits(&self, session: &SessionInfo, target: &Arc<Target>) -> bool {
+        let there = self.target(&target.name).is_ok_and(|there| Arc::ptr_eq(&there, target));
+        let rules = lock(&target.rules);
+        there && rules.let_in(session) && rules.has_proved(session.account.as_deref())
+    }
+
+    /// The targets this caller is to hear of: those that may let it in here.
+    pub(crate) fn visible(&self, caller: Caller<'_>) -> Vec<Arc<Target>> {
+        let admits = |target: &Arc<Target>| lock(&target.rules).access.admits(caller).is_some();
         self.targets().into_iter().filter(admits).collect()
     }
 
@@ -421,20 +455,76 @@ mod tests {
     use super::*;
     use crate::chap::{Account, Secret};
 
-    #[test]
-    fn nobody_gets_in_who_is_not_named() {
-        let peer: IpAddr = "10.0.0.1".parse().unwrap();
-        let policy = |rules: &[&str]| AccessPolicy {
-            initiators: rules.iter().map(|rule| (*rule).to_owned()).collect(),
-            loopback_only: false,
+    const NAME: &str = "iqn.2026-11.org.labsan:t";
+
+    fn account(name: &str) -> Account {
+        Account { name: name.into(), secret: Secret::new(format!("the secret of {name}")) }
+    }
+
+    fn bound_to(accounts: &[&str]) -> AccessPolicy {
+        let rule = |name: &&str| crate::access::AccessRule {
+            account: Some((*name).to_owned()),
+            ..crate::access::AccessRule::initiator("*")
         };
-        assert!(!policy(&[]).admits("iqn.2026-11.x:a", peer));
-        assert!(policy(&["iqn.2026-11.x:A"]).admits("iqn.2026-11.x:a", peer));
-        assert!(!policy(&["iqn.2026-11.x:a"]).admits("iqn.2026-11.x:ab", peer));
-        assert!(policy(&["iqn.2026-11.x:*"]).admits("iqn.2026-11.x:ab", peer));
-        let local = AccessPolicy { loopback_only: true, ..policy(&["*"]) };
-        assert!(!local.admits("iqn.2026-11.x:a", peer));
-        assert!(local.admits("iqn.2026-11.x:a", "::ffff:127.0.0.1".parse().unwrap()));
+        AccessPolicy { rules: accounts.iter().map(rule).collect(), loopback_only: false }
+    }
+
+    #[test]
+    fn a_rule_with_an_account_leaves_only_that_account_to_log_in_by() {
+        let registry = TargetRegistry::new();
+        registry.create_target(NAME, None).unwrap();
+        let (peer, local) = ("10.0.0.1:4000".parse().unwrap(), "10.0.0.9:3260".parse().unwrap());
+        let caller = Caller { initiator: "iqn.2026-11.x:a", peer, local };
+        let names = || -> Result<Vec<String>, Refusal> {
+            let policy = registry.admit(caller, NAME)?;
+            Ok(policy.accounts.into_iter().map(|account| account.name).collect())
+        };
+        assert_eq!(names(), Err(Refusal::Forbidden));
+        registry.set_access(NAME, bound_to(&["b"])).unwrap();
+        assert_eq!(names(), Err(Refusal::Forbidden), "the target has no account at all");
+        let chap = ChapPolicy { accounts: vec![account("a"), account("b"), account("c")], mutual: None };
+        registry.set_chap(NAME, chap).unwrap();
+        assert_eq!(names(), Ok(vec!["b".to_owned()]));
+        registry.set_access(NAME, bound_to(&["gone"])).unwrap();
+        assert_eq!(names(), Err(Refusal::Forbidden), "and not without CHAP either");
+        registry.set_access(NAME, AccessPolicy::of_names(&["*"], false)).unwrap();
+        assert_eq!(names().unwrap().len(), 3);
+    }
+
+    #[test]
+    fn a_session_is_measured_again_by_what_holds_when_it_is_entered() {
+        let registry = TargetRegistry::new();
+        registry.create_target(NAME, None).unwrap();
+        let target = registry.target(NAME).unwrap();
+        let mut info = SessionInfo {
+            id: 0,
+            tsih: 1,
+            initiator: "iqn.2026-11.x:a".into(),
+            initiator_alias: None,
+            isid: [0; 6],
+            target: Some(NAME.into()),
+            account: None,
+            peer: "10.0.0.1:4000".parse().unwrap(),
+            local: "10.0.0.9:3260".parse().unwrap(),
+            header_digest: false,
+            data_digest: false,
+        };
+        registry.set_access(NAME, AccessPolicy::of_names(&["*"], false)).unwrap();
+        assert!(registry.still_admits(&info, &target));
+        registry.set_chap(NAME, ChapPolicy { accounts: vec![account("a")], mutual: None }).unwrap();
+        assert!(!registry.still_admits(&info, &target), "CHAP is asked for since");
+        info.account = Some("a".into());
+        assert!(registry.still_admits(&info, &target));
+        registry.set_access(NAME, bound_to(&["b"])).unwrap();
+        assert!(!registry.still_admits(&info, &target));
+        let (_, _mailbox) = registry.enter(info.clone());
+        assert_eq!(registry.shut_out(NAME).len(), 1);
+        registry.set_access(NAME, bound_to(&["b", "a"])).unwrap();
+        assert!(registry.still_admits(&info, &target) && registry.shut_out(NAME).is_empty());
+        registry.remove_target(NAME, true).unwrap();
+        registry.create_target(NAME, None).unwrap();
+        registry.set_access(NAME, AccessPolicy::of_names(&["*"], false)).unwrap();
+        assert!(!registry.still_admits(&info, &target), "another target of that name");
     }
 
     #[test]

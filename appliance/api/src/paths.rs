@@ -32,8 +32,10 @@ pub const TARGET: &str = "/v1/targets/{iqn}";
 pub const TARGET_ALLOW: &str = "/v1/targets/{iqn}/allow";
 /// `POST` [`AccessChange`](crate::target::AccessChange).
 pub const TARGET_DENY: &str = "/v1/targets/{iqn}/deny";
-/// `PUT` [`SetChap`](crate::target::SetChap).
+/// `PUT` [`SetChap`](crate::target::SetChap); `POST` [`ChapAccount`](crate::target::ChapAccount): one more, or another secret.
 pub const TARGET_CHAP: &str = "/v1/targets/{iqn}/chap";
+/// `DELETE`.
+pub const TARGET_ACCOUNT: &str = "/v1/targets/{iqn}/chap/{user}";
 /// PUT.
 pub const TARGET_STATE: &str = "/v1/targets/{iqn}/state";
 /// `GET`: [`Luns`](crate::target::Luns); `POST` [`MapLun`](crate::target::MapLun): [`Mapped`](crate::target::Mapped).

@@ -14,7 +14,7 @@ use labsan_api::array::{CreateArray, MemberChange, StartArrays};
 use labsan_api::event::{EventQuery, MAX_WAIT_SECONDS};
 use labsan_api::paths;
 use labsan_api::reservation::ReservationQuery;
-use labsan_api::target::{AccessChange, CreateTarget, MapLun, SetChap, SetPathState};
+use labsan_api::target::{AccessChange, ChapAccount, CreateTarget, MapLun, SetChap, SetPathState};
 use labsan_api::volume::{CreateVolume, ResizeVolume};
 
 use super::on_worker;
@@ -78,7 +78,8 @@ pub(super) fn router(daemon: Arc<Daemon>) -> Router {
         .route(paths::TARGET, delete(delete_target))
         .route(paths::TARGET_ALLOW, post(allow))
         .route(paths::TARGET_DENY, post(deny))
-        .route(paths::TARGET_CHAP, put(set_chap))
+        .route(paths::TARGET_CHAP, put(set_chap).post(add_account))
+        .route(paths::TARGET_ACCOUNT, delete(remove_account))
         .route(paths::TARGET_STATE, put(set_state))
         .route(paths::LUNS, get(get_luns).post(map_lun))
         .route(paths::LUN, delete(unmap_lun))
@@ -211,6 +212,18 @@ async fn deny(State(daemon): Here, Named(iqn): Named<String>, Body(request): Bod
 
 async fn set_chap(State(daemon): Here, Named(iqn): Named<String>, Body(request): Body<SetChap>) -> Answer {
     on_worker(&daemon, async move |daemon| targets::chap(&daemon, &iqn, request).await).await
+}
+
+async fn add_account(
+    State(daemon): Here,
+    Named(iqn): Named<String>,
+    Body(request): Body<ChapAccount>,
+) -> Answer {
+    on_worker(&daemon, async move |daemon| targets::add_account(&daemon, &iqn, request).await).await
+}
+
+async fn remove_account(State(daemon): Here, Named((iqn, user)): Named<(String, String)>) -> Answer {
+    on_worker(&daemon, async move |daemon| targets::remove_account(&daemon, &iqn, &user).await).await
 }
 
 async fn set_state(

@@ -4,13 +4,15 @@ use std::sync::Arc;
 
 use labsan_api::Done;
 use labsan_api::target::{
-    AccessChange, ChapAccount, CreateTarget, Lun, Luns, MapLun, Mapped, PathState, Session, Sessions,
-    SetChap, Target, Targets,
+    AccessChange, ChapAccount, CreateTarget, Lun, Luns, MapLun, Mapped, PathState, Sessions, SetChap, Target,
+    Targets,
 };
 
 use crate::error::Failure;
-use crate::san::edit::{self, Edit, Wanted};
-use crate::san::{Account, Chap, LunRecord, SanDocument, TargetRecord};
+use crate::san::access::RuleRecord;
+use crate::san::edit::{self, Edit};
+use crate::san::luns::{self, Wanted};
+use crate::san::{Account, Chap, LunRecord, SanDocument, TargetRecord, allow};
 use crate::state::Daemon;
 use crate::{change, reservations};
 
@@ -24,7 +26,7 @@ fn shown(daemon: &Daemon, target: &TargetRecord) -> Target {
     Target {
         iqn: target.iqn.clone(),
         alias: target.alias.clone(),
-        access: target.access.clone(),
+        access: target.access.shown(),
         chap_users: target.chap.accounts.iter().map(|account| account.user.clone()).collect(),
         mutual_chap_user: target.chap.mutual.as_ref().map(|account| account.user.clone()),
         state: daemon.targets.state(&target.iqn).unwrap_or(target.state),
@@ -87,41 +89,49 @@ pub(crate) async fn delete(daemon: &Daemon, iqn: &str) -> Result<Done, Failure> 
     edited(daemon, |document| edit::delete_target(document, iqn)).await
 }
 
-/// Let an initiator in.
-pub(crate) async fn allow(daemon: &Daemon, iqn: &str, request: AccessChange) -> Result<Done, Failure> {
-    let AccessChange { initiator, loopback_only, .. } = request;
-    edited(daemon, |document| edit::allow(document, iqn, &initiator, loopback_only)).await
+/// The conditions of a request.
+fn rule(request: AccessChange) -> RuleRecord {
+    let AccessChange { initiator, account, network, portal, .. } = request;
+    RuleRecord { initiator, account, network, portal, ..RuleRecord::default() }
 }
 
-/// Let an initiator in no longer, and end its sessions if asked.
+/// Let in whoever a rule lets in.
+pub(crate) async fn allow(daemon: &Daemon, iqn: &str, request: AccessChange) -> Result<Done, Failure> {
+    let loopback_only = request.loopback_only;
+    edited(daemon, |document| allow::allow(document, iqn, rule(request), loopback_only)).await
+}
+
+/// Take rules away, and end the sessions of those whom no rule lets in any more, if asked.
 pub(crate) async fn deny(daemon: &Daemon, iqn: &str, request: AccessChange) -> Result<Done, Failure> {
-    let mut done = edited(daemon, |document| edit::deny(document, iqn, &request.initiator)).await?;
-    if !request.drop_sessions {
-        return Ok(done);
+    let drop_sessions = request.drop_sessions;
+    let mut done = edited(daemon, |document| allow::deny(document, iqn, rule(request))).await?;
+    if drop_sessions {
+        let dropped = daemon.targets.drop_shut_out(iqn).await;
+        done.message = format!("{}; {dropped} session(s) ended", done.message);
+        done.changed |= dropped > 0;
     }
-    let document = daemon.document();
-    let let_in = |name: &str| {
-        let patterns = document.target(iqn).map(|target| &target.access.initiators);
-        patterns.is_some_and(|patterns| patterns.iter().any(|pattern| edit::matches(pattern, name)))
-    };
-    let shut_out = |session: &Session| session.target == iqn && !let_in(&session.initiator);
-    let mut dropped = 0;
-    for session in daemon.targets.sessions().into_iter().filter(shut_out) {
-        dropped += usize::from(daemon.targets.drop_session(&session.id).await);
-    }
-    done.message = format!("{}; {dropped} session(s) ended", done.message);
-    done.changed |= dropped > 0;
     Ok(done)
+}
+
+fn account(account: ChapAccount) -> Account {
+    Account { user: account.user, secret: account.secret }
 }
 
 /// Replace a target's CHAP accounts.
 pub(crate) async fn chap(daemon: &Daemon, iqn: &str, request: SetChap) -> Result<Done, Failure> {
-    let account = |account: ChapAccount| Account { user: account.user, secret: account.secret };
-    let chap = Chap {
-        accounts: request.accounts.into_iter().map(account).collect(),
-        mutual: request.mutual.map(account),
-    };
-    edited(daemon, |document| edit::set_chap(document, iqn, chap)).await
+    let accounts = request.accounts.into_iter().map(account).collect();
+    let chap = Chap { accounts, mutual: request.mutual.map(account) };
+    edited(daemon, |document| allow::set_chap(document, iqn, chap)).await
+}
+
+/// Give a target one more CHAP account, or one of its accounts another secret.
+pub(crate) async fn add_account(daemon: &Daemon, iqn: &str, request: ChapAccount) -> Result<Done, Failure> {
+    edited(daemon, |document| allow::add_account(document, iqn, account(request))).await
+}
+
+/// Take a CHAP account away.
+pub(crate) async fn remove_account(daemon: &Daemon, iqn: &str, user: &str) -> Result<Done, Failure> {
+    edited(daemon, |document| allow::remove_account(document, iqn, user)).await
 }
 
 /// Change what initiators may do through a target, for good: also where one of them had set another state since.
@@ -151,14 +161,14 @@ pub(crate) async fn map(daemon: &Arc<Daemon>, request: MapLun) -> Result<Mapped,
         lun: request.lun,
         read_only: request.read_only,
     };
-    let (edit, lun) = edit::map_lun(&document, &request.target, wanted)?;
+    let (edit, lun) = luns::map_lun(&document, &request.target, wanted)?;
     let done = carry_out(daemon, edit).await?;
     Ok(Mapped { lun, changed: done.changed, message: format!("{name}: {}", done.message) })
 }
 
 /// Take a LUN out.
 pub(crate) async fn unmap(daemon: &Daemon, iqn: &str, lun: u16) -> Result<Done, Failure> {
-    edited(daemon, |document| edit::unmap_lun(document, iqn, lun)).await
+    edited(daemon, |document| luns::unmap_lun(document, iqn, lun)).await
 }
 
 /// Who is logged in.

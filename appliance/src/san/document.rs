@@ -5,12 +5,14 @@
 
 use std::collections::BTreeMap;
 
-use labsan_api::target::{Access, PathState};
+use labsan_api::target::PathState;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::access::AccessRecord;
+
 /// The newest meaning of the document that this labsan knows.
-pub(crate) const SCHEMA: u32 = 1;
+pub(crate) const SCHEMA: u32 = 2;
 
 /// Where the port numbers of targets without one begin; far more than there are targets lie on either side.
 const UNNUMBERED_PORTS: u16 = 0x8000;
@@ -44,7 +46,7 @@ pub(crate) struct TargetRecord {
     pub(crate) alias: String,
     /// Who may log in.
     #[serde(default)]
-    pub(crate) access: Access,
+    pub(crate) access: AccessRecord,
     /// How initiators prove who they are; without accounts CHAP is not asked for.
     #[serde(default)]
     pub(crate) chap: Chap,
@@ -130,7 +132,7 @@ impl SanDocument {
     /// The configuration of a SAN that has nothing yet.
     pub(crate) fn empty(san_uuid: Uuid) -> Self {
         Self {
-            schema: SCHEMA,
+            schema: 1,
             san_uuid,
             generation: 0,
             targets: Vec::new(),
@@ -149,6 +151,13 @@ impl SanDocument {
             return Err(DocumentError::Newer { found: document.schema });
         }
         Ok(Some(document))
+    }
+
+    /// The version that a labsan must know to serve it rightly. One that does not know rules would lose them with its next
+    /// change.
+    pub(crate) fn needed_schema(&self) -> u32 {
+        let has_rules = |target: &TargetRecord| !target.access.rules.is_empty();
+        if self.targets.iter().any(has_rules) { 2 } else { 1 }
     }
 
     /// The target of this name.

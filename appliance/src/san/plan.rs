@@ -4,8 +4,9 @@
 //! Order: what goes, goes first, access before LUNs before the target; what comes is complete before it lets
 //! anybody in.
 
-use labsan_api::target::{Access, PathState};
+use labsan_api::target::PathState;
 
+use super::access::AccessRecord;
 use super::document::{Chap, LunRecord, SanDocument, TargetRecord};
 
 /// One thing to do.
@@ -58,7 +59,7 @@ pub(crate) enum Step {
         /// The target.
         iqn: String,
         /// The list.
-        access: Access,
+        access: AccessRecord,
     },
 }
 
@@ -67,7 +68,7 @@ pub(crate) fn plan(from: Option<&SanDocument>, to: &SanDocument) -> Vec<Step> {
     let old = |iqn: &str| from.and_then(|document| document.target(iqn));
     let mut steps = Vec::new();
     for gone in from.iter().flat_map(|d| &d.targets).filter(|target| to.target(&target.iqn).is_none()) {
-        steps.push(Step::SetAccess { iqn: gone.iqn.clone(), access: Access::default() });
+        steps.push(Step::SetAccess { iqn: gone.iqn.clone(), access: AccessRecord::default() });
         steps.push(Step::RemoveTarget { iqn: gone.iqn.clone() });
     }
     for target in &to.targets {
@@ -89,7 +90,7 @@ fn add(target: &TargetRecord, port: u16, steps: &mut Vec<Step>) {
         steps.push(Step::SetChap { iqn: iqn(), chap: target.chap.clone() });
     }
     steps.extend(target.luns.iter().map(|lun| Step::MapLun { iqn: iqn(), lun: lun.clone() }));
-    if target.access != Access::default() {
+    if target.access != AccessRecord::default() {
         steps.push(Step::SetAccess { iqn: iqn(), access: target.access.clone() });
     }
 }

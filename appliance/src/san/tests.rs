@@ -1,9 +1,11 @@
 //! The SAN document's rules, each by an example that would break if the rule were dropped.
 
-use labsan_api::target::{Access, PathState};
+use labsan_api::target::PathState;
 use uuid::Uuid;
 
-use super::edit::{self, Edit, SanError, Wanted};
+use super::access::{AccessRecord, RuleRecord};
+use super::edit::{self, Edit, SanError};
+use super::luns::{self, Wanted};
 use super::merge::{Copy, merge};
 use super::plan::{Step, plan};
 use super::*;
@@ -31,8 +33,12 @@ fn wanted(volume: u128, lun: Option<u16>) -> Wanted {
 }
 
 fn with_lun(document: &SanDocument, iqn: &str, volume: u128, lun: Option<u16>) -> (SanDocument, u16) {
-    let (edit, lun) = edit::map_lun(document, iqn, wanted(volume, lun)).unwrap();
+    let (edit, lun) = luns::map_lun(document, iqn, wanted(volume, lun)).unwrap();
     (after(edit), lun)
+}
+
+fn by_name(initiator: &str) -> RuleRecord {
+    RuleRecord::name(initiator)
 }
 
 fn account(user: &str, secret: &str) -> Account {
@@ -44,11 +50,13 @@ fn every_change_counts_one_generation_and_repeats_count_none() {
     let one = with_target(&san(), IQN);
     assert_eq!(one.generation, 1);
     assert_eq!(edit::create_target(&one, IQN, None).unwrap().next, None);
-    let two = after(edit::allow(&one, IQN, "*", Some(true)).unwrap());
+    let two = after(allow::allow(&one, IQN, by_name("*"), Some(true)).unwrap());
     assert_eq!(two.generation, 2);
-    assert_eq!(edit::allow(&two, IQN, "*", None).unwrap().next, None);
-    assert_eq!(edit::allow(&two, IQN, "*", Some(true)).unwrap().next, None);
-    assert!(!after(edit::allow(&two, IQN, "*", Some(false)).unwrap()).targets[0].access.loopback_only);
+    assert_eq!(allow::allow(&two, IQN, by_name("*"), None).unwrap().next, None);
+    assert_eq!(allow::allow(&two, IQN, by_name("*"), Some(true)).unwrap().next, None);
+    assert!(
+        !after(allow::allow(&two, IQN, by_name("*"), Some(false)).unwrap()).targets[0].access.loopback_only
+    );
     assert_eq!(edit::delete_target(&san(), IQN).unwrap().next, None);
 }
 
@@ -61,15 +69,15 @@ fn the_same_name_with_another_alias_is_refused() {
 
 #[test]
 fn denying_a_name_that_a_pattern_lets_in_is_refused_not_ignored() {
-    let one = after(edit::allow(&with_target(&san(), IQN), IQN, "iqn.2001-01.*", None).unwrap());
+    let one = after(allow::allow(&with_target(&san(), IQN), IQN, by_name("iqn.2001-01.*"), None).unwrap());
     let name = "iqn.2001-01.org.example:node1";
-    assert!(matches!(edit::deny(&one, IQN, name), Err(SanError::LetInByPattern { .. })));
-    let two = after(edit::allow(&one, IQN, name, None).unwrap());
-    assert!(matches!(edit::deny(&two, IQN, name), Err(SanError::LetInByPattern { .. })));
-    let three = after(edit::deny(&two, IQN, "iqn.2001-01.*").unwrap());
+    assert!(matches!(allow::deny(&one, IQN, by_name(name)), Err(SanError::LetInByPattern { .. })));
+    let two = after(allow::allow(&one, IQN, by_name(name), None).unwrap());
+    assert!(matches!(allow::deny(&two, IQN, by_name(name)), Err(SanError::LetInByPattern { .. })));
+    let three = after(allow::deny(&two, IQN, by_name("iqn.2001-01.*")).unwrap());
     assert_eq!(three.targets[0].access.initiators, [name]);
-    assert_eq!(edit::deny(&three, IQN, "iqn.2001-01.*").unwrap().next, None);
-    assert!(after(edit::deny(&three, IQN, name).unwrap()).targets[0].access.initiators.is_empty());
+    assert_eq!(allow::deny(&three, IQN, by_name("iqn.2001-01.*")).unwrap().next, None);
+    assert!(after(allow::deny(&three, IQN, by_name(name)).unwrap()).targets[0].access.initiators.is_empty());
 }
 
 #[test]
@@ -78,7 +86,7 @@ fn a_removed_number_is_not_given_out_again_soon() {
     let (two, first) = with_lun(&one, IQN, 10, None);
     let (three, second) = with_lun(&two, IQN, 11, None);
     assert_eq!((first, second), (0, 1));
-    let four = after(edit::unmap_lun(&three, IQN, 1).unwrap());
+    let four = after(luns::unmap_lun(&three, IQN, 1).unwrap());
     let (five, third) = with_lun(&four, IQN, 12, None);
     assert_eq!(third, 2);
     // Asked for by number it may be had.
@@ -91,7 +99,7 @@ fn a_removed_number_is_not_given_out_again_soon() {
 #[test]
 fn a_volume_is_in_a_target_once_and_a_number_is_one_volume() {
     let (document, _) = with_lun(&with_target(&san(), IQN), IQN, 10, Some(5));
-    let map = |wanted| edit::map_lun(&document, IQN, wanted);
+    let map = |wanted| luns::map_lun(&document, IQN, wanted);
     assert_eq!(map(wanted(10, None)).unwrap().1, 5);
     assert_eq!(map(wanted(10, Some(5))).unwrap().0.next, None);
     assert!(matches!(map(wanted(10, Some(6))), Err(SanError::AlreadyMapped { lun: 5, .. })));
@@ -102,7 +110,7 @@ fn a_volume_is_in_a_target_once_and_a_number_is_one_volume() {
     assert!(matches!(map(wanted(11, Some(5))), Err(SanError::LunTaken { lun: 5, .. })));
     assert!(matches!(map(wanted(11, Some(256))), Err(SanError::LunTooHigh { lun: 256 })));
     assert!(matches!(
-        edit::map_lun(&document, "iqn.2026-11.org.labsan:b", wanted(10, None)),
+        luns::map_lun(&document, "iqn.2026-11.org.labsan:b", wanted(10, None)),
         Err(SanError::NoTarget { .. })
     ));
 }
@@ -113,13 +121,13 @@ fn all_numbers_of_a_target_can_be_used() {
     for volume in 0..256 {
         document = with_lun(&document, IQN, 1000 + volume, None).0;
     }
-    assert!(matches!(edit::map_lun(&document, IQN, wanted(5, None)), Err(SanError::NoFreeLun { .. })));
+    assert!(matches!(luns::map_lun(&document, IQN, wanted(5, None)), Err(SanError::NoFreeLun { .. })));
 }
 
 #[test]
 fn chap_that_would_not_protect_is_refused() {
     let document = with_target(&san(), IQN);
-    let set = |accounts: Vec<Account>, mutual| edit::set_chap(&document, IQN, Chap { accounts, mutual });
+    let set = |accounts: Vec<Account>, mutual| allow::set_chap(&document, IQN, Chap { accounts, mutual });
     assert!(matches!(set(vec![account("u", "short")], None), Err(SanError::Name(_))));
     let long = "a long enough secret";
     assert!(matches!(
@@ -129,7 +137,7 @@ fn chap_that_would_not_protect_is_refused() {
     assert_eq!(set(vec![account("u", long)], Some(account("t", long))), Err(SanError::SameSecret));
     let on = after(set(vec![account("u", long)], Some(account("t", "the target's own"))).unwrap());
     assert!(!format!("{on:?}").contains(long), "secrets stay out of logs");
-    let off = edit::set_chap(&on, IQN, Chap::default()).unwrap();
+    let off = allow::set_chap(&on, IQN, Chap::default()).unwrap();
     assert!(off.message.contains("no longer"), "{}", off.message);
 }
 
@@ -141,7 +149,7 @@ fn a_document_survives_its_json_with_fields_of_a_newer_labsan() {
     assert_eq!(SanDocument::from_json(json.clone()).unwrap(), Some(document));
     assert_eq!(SanDocument::from_json(serde_json::Value::Null).unwrap(), None);
     let mut newer = json;
-    newer["schema"] = 2.into();
+    newer["schema"] = (document::SCHEMA + 1).into();
     assert!(SanDocument::from_json(newer).unwrap_err().to_string().contains("newer labsan"));
     assert!(SanDocument::from_json(serde_json::json!({"schema": "x"})).is_err());
 }
@@ -153,7 +161,7 @@ fn copy(array: Option<u128>, document: &SanDocument) -> Copy {
 #[test]
 fn the_highest_generation_counts_and_the_others_are_named() {
     let old = with_target(&san(), IQN);
-    let new = after(edit::allow(&old, IQN, "*", None).unwrap());
+    let new = after(allow::allow(&old, IQN, by_name("*"), None).unwrap());
     let blank = Copy { array: Some(id(102)), document: None };
     let merged = merge(&[copy(None, &old), copy(Some(100), &old), copy(Some(101), &new), blank], id(9));
     assert_eq!(merged.document, new);
@@ -226,9 +234,9 @@ fn an_array_that_was_elsewhere_knows_its_reservations_best() {
 #[test]
 fn the_plan_from_nothing_lets_nobody_in_before_the_target_is_whole() {
     let (document, _) = with_lun(&with_target(&san(), IQN), IQN, 10, None);
-    let document = after(edit::allow(&document, IQN, "*", None).unwrap());
+    let document = after(allow::allow(&document, IQN, by_name("*"), None).unwrap());
     let chap = Chap { accounts: vec![account("u", "a long enough secret")], mutual: None };
-    let document = after(edit::set_chap(&document, IQN, chap).unwrap());
+    let document = after(allow::set_chap(&document, IQN, chap).unwrap());
     let steps = plan(None, &document);
     assert!(matches!(
         steps[..],
@@ -240,7 +248,7 @@ fn the_plan_from_nothing_lets_nobody_in_before_the_target_is_whole() {
 fn a_change_touches_only_what_changed_and_can_be_taken_back() {
     let other = with_target(&san(), "iqn.2026-11.org.labsan:b");
     let (old, _) = with_lun(&with_target(&other, IQN), IQN, 10, None);
-    let new = after(edit::unmap_lun(&old, IQN, 0).unwrap());
+    let new = after(luns::unmap_lun(&old, IQN, 0).unwrap());
     assert_eq!(plan(Some(&old), &new), [Step::UnmapLun { iqn: IQN.into(), lun: 0 }]);
     assert_eq!(
         plan(Some(&new), &old),
@@ -251,12 +259,12 @@ fn a_change_touches_only_what_changed_and_can_be_taken_back() {
 
 #[test]
 fn a_target_loses_its_access_before_it_goes() {
-    let old = after(edit::allow(&with_target(&san(), IQN), IQN, "*", None).unwrap());
+    let old = after(allow::allow(&with_target(&san(), IQN), IQN, by_name("*"), None).unwrap());
     let new = after(edit::delete_target(&old, IQN).unwrap());
     assert_eq!(
         plan(Some(&old), &new),
         [
-            Step::SetAccess { iqn: IQN.into(), access: Access::default() },
+            Step::SetAccess { iqn: IQN.into(), access: AccessRecord::default() },
             Step::RemoveTarget { iqn: IQN.into() }
         ]
     );

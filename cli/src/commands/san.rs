@@ -10,7 +10,7 @@ use labsan_api::target::{
 use labsan_api::{Done, ExitCode, paths};
 
 use super::{Context, Outcome};
-use crate::args::{ChapArgs, LunCommand, SessionCommand, TargetCommand};
+use crate::args::{ChapArgs, LunCommand, RuleArgs, SessionCommand, TargetCommand};
 use crate::confirm::confirm;
 use crate::error::CliError;
 use crate::output::lists;
@@ -33,14 +33,14 @@ pub(super) async fn target(context: &Context, command: TargetCommand) -> Outcome
             confirm(answer, &format!("Deleting target {target} takes its LUNs away{who}"))?;
             context.done(&client.delete::<Done>(paths::TARGET, &[&target]).await?)
         }
-        TargetCommand::Allow { target, initiator, loopback_only, from_anywhere } => {
+        TargetCommand::Allow { target, rule, loopback_only, from_anywhere } => {
             let limit = (loopback_only || from_anywhere).then_some(loopback_only);
-            let body = AccessChange { initiator, drop_sessions: false, loopback_only: limit };
+            let body = AccessChange { loopback_only: limit, ..conditions(rule) };
             let path = paths::fill(paths::TARGET_ALLOW, &[&target]);
             context.done(&client.send(Method::POST, &path, &body).await?)
         }
-        TargetCommand::Deny { target, initiator, drop_sessions } => {
-            let body = AccessChange { initiator, drop_sessions, loopback_only: None };
+        TargetCommand::Deny { target, rule, drop_sessions } => {
+            let body = AccessChange { drop_sessions, ..conditions(rule) };
             let path = paths::fill(paths::TARGET_DENY, &[&target]);
             context.done(&client.send(Method::POST, &path, &body).await?)
         }
@@ -52,16 +52,29 @@ pub(super) async fn target(context: &Context, command: TargetCommand) -> Outcome
     }
 }
 
+fn conditions(rule: RuleArgs) -> AccessChange {
+    let RuleArgs { initiator, named, account, network, portal } = rule;
+    AccessChange { initiator: initiator.or(named), account, network, portal, ..AccessChange::default() }
+}
+
 async fn chap(context: &Context, args: ChapArgs) -> Outcome {
+    if let Some(user) = &args.remove {
+        return context
+            .done(&context.client.delete::<Done>(paths::TARGET_ACCOUNT, &[&args.target, user]).await?);
+    }
     let account = |user: Option<String>, file: Option<&Path>| match (user, file) {
         (Some(user), Some(file)) => Ok::<_, CliError>(Some(ChapAccount { user, secret: read_secret(file)? })),
         _ => Ok(None),
     };
+    let own = account(args.user, args.secret_file.as_deref())?;
+    let path = paths::fill(paths::TARGET_CHAP, &[&args.target]);
+    if args.add {
+        return context.done(&context.client.send(Method::POST, &path, &own).await?);
+    }
     let body = SetChap {
-        accounts: account(args.user, args.secret_file.as_deref())?.into_iter().collect(),
+        accounts: own.into_iter().collect(),
         mutual: account(args.mutual, args.mutual_secret_file.as_deref())?,
     };
-    let path = paths::fill(paths::TARGET_CHAP, &[&args.target]);
     context.done(&context.client.send(Method::PUT, &path, &body).await?)
 }
 

@@ -64,10 +64,9 @@ pub(crate) fn volumes(volumes: &[Volume]) -> String {
 pub(crate) fn targets(targets: &[Target]) -> String {
     let mut table = Columns::new(&["TARGET", "ALIAS", "STATE", ">LUNS", "CHAP", "LETS IN"]);
     for target in targets {
-        let mut access = match target.access.initiators.is_empty() {
-            true => "nobody".to_owned(),
-            false => target.access.initiators.join(" "),
-        };
+        let rules = target.access.rules.iter().map(ToString::to_string);
+        let whom: Vec<String> = target.access.initiators.iter().cloned().chain(rules).collect();
+        let mut access = if whom.is_empty() { "nobody".to_owned() } else { whom.join(", ") };
         if target.access.loopback_only {
             access.push_str(" (from this machine only)");
         }
@@ -100,11 +99,12 @@ pub(crate) fn luns(luns: &[Lun]) -> String {
 
 /// `session list`.
 pub(crate) fn session_rows(sessions: &[Session], indent: usize) -> String {
-    let mut table = Columns::new(&["ID", "INITIATOR", "FROM", "TARGET", "DIGESTS"]);
+    let mut table = Columns::new(&["ID", "INITIATOR", "ACCOUNT", "FROM", "TARGET", "DIGESTS"]);
     for session in sessions {
         table.row([
             session.id.clone(),
             session.initiator.clone(),
+            session.account.clone().unwrap_or_else(|| "-".into()),
             session.addresses.join(" "),
             if session.target.is_empty() { "(discovery)".into() } else { session.target.clone() },
             digests(session).into(),
@@ -159,7 +159,7 @@ pub(crate) fn event(event: &Event) -> String {
 mod tests {
     use super::*;
     use labsan_api::array::MemberState;
-    use labsan_api::target::{Access, PathState};
+    use labsan_api::target::{Access, PathState, Rule};
 
     #[test]
     fn disks_say_what_they_are_used_for() {
@@ -188,10 +188,12 @@ mod tests {
         };
         assert!(targets(std::slice::from_ref(&target)).contains("standby"));
         assert!(targets(std::slice::from_ref(&target)).contains("nobody"));
-        target.access = Access { initiators: vec!["*".into()], loopback_only: true };
+        target.access = Access { initiators: vec!["*".into()], loopback_only: true, rules: Vec::new() };
+        let rule = Rule { account: Some("node1".into()), ..Rule::default() };
+        target.access.rules.push(rule);
         target.chap_users = vec!["node1".into()];
         let text = targets(&[target]);
-        assert!(text.contains("node1  * (from this machine only)"), "{text}");
+        assert!(text.contains("node1  *, * as node1 (from this machine only)"), "{text}");
     }
 
     #[test]

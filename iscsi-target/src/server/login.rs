@@ -8,6 +8,7 @@ use tokio::net::TcpStream;
 use zerocopy::big_endian::{U16, U32};
 use zerocopy::{FromZeros, IntoBytes};
 
+use crate::access::Caller;
 use crate::chap::ChapPolicy;
 use crate::login::parameters::DEFAULT_MAX_RECV;
 use crate::login::{Answer, Authority, Machine, Outcome, Refusal};
@@ -39,16 +40,17 @@ pub(super) struct LoggedIn {
     pub(super) last: Vec<u8>,
 }
 
-/// Access as the registry has it, for an initiator from there.
+/// Access as the registry has it, for an initiator from there that came in here.
 pub(super) struct Desk<'a> {
     pub(super) registry: &'a TargetRegistry,
     pub(super) peer: SocketAddr,
+    pub(super) local: SocketAddr,
     pub(super) portal_group_tag: u16,
 }
 
 impl Authority for Desk<'_> {
     fn admit(&self, initiator: &str, target: &str) -> Result<ChapPolicy, Refusal> {
-        self.registry.admit(initiator, target, self.peer.ip())
+        self.registry.admit(Caller { initiator, peer: self.peer, local: self.local }, target)
     }
 
     fn discovery(&self) -> ChapPolicy {

@@ -178,7 +178,7 @@ async fn serve(hall: &Hall, mut stream: TcpStream, peer: SocketAddr) {
         tracing::debug!(%peer, %error, "TCP_NODELAY");
     }
     hall.logins.fetch_add(1, Ordering::Relaxed);
-    let desk = Desk { registry: &hall.registry, peer, portal_group_tag: PORTAL_GROUP_TAG };
+    let desk = Desk { registry: &hall.registry, peer, local, portal_group_tag: PORTAL_GROUP_TAG };
     let limit = Duration::from_millis(limits::LOGIN_TIMEOUT_MS);
     let login = tokio::time::timeout(limit, log_in(&mut stream, &desk)).await;
     hall.logins.fetch_sub(1, Ordering::Relaxed);
@@ -201,14 +201,18 @@ async fn serve(hall: &Hall, mut stream: TcpStream, peer: SocketAddr) {
         initiator_alias: login.outcome.alias.clone(),
         isid: login.isid,
         target: target.as_ref().map(|target| target.name.clone()),
+        account: login.outcome.account.clone(),
         peer,
         local,
         header_digest: login.outcome.parameters.header_digest,
         data_digest: login.outcome.parameters.data_digest,
     };
     hall.registry.reinstate(&info).await;
-    let (session, messages) = hall.registry.enter(info);
-    if stream.write_all(&login.last).await.is_ok() {
+    let (session, messages) = hall.registry.enter(info.clone());
+    let may_stay = target.as_ref().is_none_or(|target| hall.registry.still_admits(&info, target));
+    if !may_stay {
+        tracing::info!(%peer, "login: access was changed meanwhile");
+    } else if stream.write_all(&login.last).await.is_ok() {
         let connection = connect(hall, stream, peer, local, login, target.clone(), session, messages);
         let nexus = connection.commands.state.nexus.clone();
         if let Some(target) = &target {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use zerocopy::big_endian::U32;
 
+use crate::access::Caller;
 use crate::limits;
 use crate::pdu::response::{Plain, RejectReason, plain};
 use crate::pdu::{Bhs, FINAL, NO_TAG, opcode, request, three_bytes};
@@ -99,7 +100,8 @@ impl TextExchange {
             ("" | "All", Some(own)) => Some(own.clone()),
             (name, _) => Some(name.to_ascii_lowercase()),
         };
-        for target in self.registry.visible(&self.initiator, self.peer.ip()) {
+        let caller = Caller { initiator: &self.initiator, peer: self.peer, local: self.local };
+        for target in self.registry.visible(caller) {
             if wanted.as_ref().is_some_and(|wanted| *wanted != target.name) {
                 continue;
             }
