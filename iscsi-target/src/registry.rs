@@ -231,9 +231,7 @@ impl TargetRegistry {
         }
         lock(&self.targets).remove(&target.name);
         // Its units may be mapped elsewhere too, and must know that this way to them is gone.
-        for (lun, _) in target.luns.units() {
-            target.luns.remove(lun);
-        }
+        target.luns.clear();
         Ok(())
     }
 
@@ -273,15 +271,37 @@ impl TargetRegistry {
 
     /// Give a target a logical unit.
     pub fn map_lun(&self, name: &str, lun: u16, unit: Arc<LogicalUnit>) -> Result<(), RegistryError> {
+        self.map_lun_for(name, None, lun, unit)
+    }
+
+    /// The same for one initiator, which then sees only what is its own; with `None` for all others.
+    pub fn map_lun_for(
+        &self,
+        name: &str,
+        whose: Option<&str>,
+        lun: u16,
+        unit: Arc<LogicalUnit>,
+    ) -> Result<(), RegistryError> {
         let target = self.target(name)?;
         let taken = RegistryError::LunTaken { target: target.name.clone(), lun };
-        target.luns.insert(lun, unit).map_err(|_| taken)
+        target.luns.insert_for(whose, lun, unit).map_err(|_| taken)
     }
 
     /// Take a logical unit away. Commands under way in it end by themselves; the initiators are told.
     pub fn unmap_lun(&self, name: &str, lun: u16) -> Result<Arc<LogicalUnit>, RegistryError> {
+        self.unmap_lun_for(name, None, lun)
+    }
+
+    /// The same for one initiator.
+    pub fn unmap_lun_for(
+        &self,
+        name: &str,
+        whose: Option<&str>,
+        lun: u16,
+    ) -> Result<Arc<LogicalUnit>, RegistryError> {
         let target = self.target(name)?;
-        target.luns.remove(lun).ok_or_else(|| RegistryError::NoLun { target: target.name.clone(), lun })
+        let missing = RegistryError::NoLun { target: target.name.clone(), lun };
+        target.luns.remove_for(whose, lun).ok_or(missing)
     }
 
     /// Everyone who is logged in.
@@ -369,31 +389,35 @@ impl TargetRegistry {
         lock(&self.sessions).remove(&id);
     }
 
-    /// The mailboxes of a target's sessions but one.
-    pub(crate) fn others(&self, target: &str, but: u64) -> Vec<mpsc::Sender<SessionMessage>> {
-        self.mailboxes(but, |name| name == target)
+    /// The mailboxes of a target's sessions but one that see one of these units there.
+    pub(crate) fn others_behind(
+        &self,
+        target: &Target,
+        units: &[Arc<LogicalUnit>],
+        but: u64,
+    ) -> Vec<mpsc::Sender<SessionMessage>> {
+        self.mailboxes(but, |session| {
+            session.target.as_ref() == Some(&target.name) && target.luns.shows_any(&session.initiator, units)
+        })
     }
 
-    /// The mailboxes of all sessions but one that reach one of these units, by whatever target.
+    /// The mailboxes of all sessions but one that see one of these units, by whatever target and number.
     pub(crate) fn others_at(
         &self,
         units: &[Arc<LogicalUnit>],
         but: u64,
     ) -> Vec<mpsc::Sender<SessionMessage>> {
-        let reaches = |target: &Arc<Target>| target.luns.maps_any(units);
-        let names: Vec<String> = self
-            .targets()
-            .iter()
-            .filter(|target| reaches(target))
-            .map(|target| target.name.clone())
-            .collect();
-        self.mailboxes(but, |name| names.iter().any(|other| other == name))
+        let targets = self.targets();
+        self.mailboxes(but, |session| {
+            let target = targets.iter().find(|target| session.target.as_ref() == Some(&target.name));
+            target.is_some_and(|target| target.luns.shows_any(&session.initiator, units))
+        })
     }
 
     /// Every logical unit that is a view of one of these.
     pub(crate) fn views_of(&self, units: &[Arc<LogicalUnit>]) -> Vec<Arc<LogicalUnit>> {
         let mut views: Vec<Arc<LogicalUnit>> = Vec::new();
-        for (_, unit) in self.targets().iter().flat_map(|target| target.luns.units()) {
+        for unit in self.targets().iter().flat_map(|target| target.luns.all_units()) {
             let wanted = units.iter().any(|other| unit.is_view_of(other));
             if wanted && !views.iter().any(|other| Arc::ptr_eq(other, &unit)) {
                 views.push(unit);
@@ -402,10 +426,10 @@ impl TargetRegistry {
         views
     }
 
-    fn mailboxes(&self, but: u64, of: impl Fn(&str) -> bool) -> Vec<mpsc::Sender<SessionMessage>> {
+    fn mailboxes(&self, but: u64, of: impl Fn(&SessionInfo) -> bool) -> Vec<mpsc::Sender<SessionMessage>> {
         lock(&self.sessions)
             .iter()
-            .filter(|(id, session)| **id != but && session.info.target.as_deref().is_some_and(&of))
+            .filter(|(id, session)| **id != but && of(&session.info))
             .map(|(_, session)| session.mailbox.clone())
             .collect()
     }
