@@ -10,7 +10,9 @@ use block_io::runtime::EngineChoice;
 use labsan_api::{DEFAULT_SOCKET, Size};
 use serde::Deserialize;
 
-use crate::limits::{DEFAULT_MEMORY_BYTES, MAX_SOCKET_PATH, MAX_WORKERS, MIN_MEMORY_BYTES};
+use crate::limits::{
+    DEFAULT_LUN_HOLD_SECONDS, DEFAULT_MEMORY_BYTES, MAX_SOCKET_PATH, MAX_WORKERS, MIN_MEMORY_BYTES,
+};
 
 /// iSCSI's port (RFC 7143 section 14).
 pub(crate) const ISCSI_PORT: u16 = 3260;
@@ -37,6 +39,8 @@ pub(crate) struct Config {
     pub(crate) engine: EngineName,
     /// Cap on buffer memory.
     pub(crate) memory: Memory,
+    /// How long a LUN's number rests after it was freed before it means another disk.
+    pub(crate) lun_hold: Rest,
     /// What is logged: `error`, `warn`, `info`, `debug`, `trace`, or a filter of tracing's.
     pub(crate) log: String,
 }
@@ -53,6 +57,7 @@ impl Default for Config {
             workers: 0,
             engine: EngineName::Auto,
             memory: Memory(DEFAULT_MEMORY_BYTES),
+            lun_hold: Rest::default(),
             log: "info".into(),
         }
     }
@@ -67,6 +72,17 @@ pub(crate) struct Portal(pub(crate) SocketAddr);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub(crate) struct Memory(pub(crate) u64);
+
+/// A time, in seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub(crate) struct Rest(pub(crate) u64);
+
+impl Default for Rest {
+    fn default() -> Self {
+        Self(DEFAULT_LUN_HOLD_SECONDS)
+    }
+}
 
 /// Permission bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -109,6 +125,9 @@ pub(crate) enum ValueError {
     /// Too little to work.
     #[error("memory = \"{0}\" is too little: at least {least}", least = Size(MIN_MEMORY_BYTES))]
     TooLittle(Size),
+    /// Not a time.
+    #[error("\"{0}\" is no time: write it as \"90s\", \"15min\", \"1h\" or \"7d\", at most a year")]
+    Time(String),
     /// Not octal permissions.
     #[error("\"{0}\" are no permissions: write them in octal, as in \"0660\"")]
     Mode(String),
@@ -138,6 +157,19 @@ impl TryFrom<String> for Memory {
             return Err(ValueError::TooLittle(size));
         }
         Ok(Self(size.0))
+    }
+}
+
+impl TryFrom<String> for Rest {
+    type Error = ValueError;
+    fn try_from(text: String) -> Result<Self, ValueError> {
+        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let (number, unit) = text.split_at(digits);
+        let seconds = [("s", 1), ("min", 60), ("h", 3600), ("d", 86_400)]
+            .into_iter()
+            .find(|(name, _)| *name == unit.trim_start())
+            .and_then(|(_, seconds)| number.parse::<u64>().ok()?.checked_mul(seconds));
+        seconds.filter(|seconds| *seconds <= 365 * 86_400).map(Self).ok_or(ValueError::Time(text))
     }
 }
 
@@ -249,7 +281,7 @@ mod tests {
         let config = parse(
             "portals = ['10.0.0.1', '[::1]:3261', '2001:db8::1']\nscan = ['disks/*.img', '/dev/disk/by-id/x']\nsocket = 's'\n\
              socket_mode = '0600'\nsocket_group = 'disk'\nstate_dir = '/s'\nworkers = 3\nengine = 'io_uring'\n\
-             memory = '1GiB'\nlog = 'debug'\n",
+             memory = '1GiB'\nlog = 'debug'\nlun_hold = '15min'\n",
         )
         .unwrap();
         let portals: Vec<String> = config.portals.iter().map(|portal| portal.0.to_string()).collect();
@@ -257,7 +289,10 @@ mod tests {
         assert_eq!(config.scan, [Path::new("/etc/labsan/disks/*.img"), Path::new("/dev/disk/by-id/x")]);
         assert_eq!(config.socket, Path::new("/etc/labsan/s"));
         assert_eq!((config.socket_mode.0, config.data_workers(), config.memory.0), (0o600, 3, 1 << 30));
-        assert_eq!(config.engine, EngineName::IoUring);
+        assert_eq!((config.engine, config.lun_hold), (EngineName::IoUring, Rest(900)));
+        for (text, seconds) in [("0s", 0), ("1 h", 3600), ("7d", 604_800)] {
+            assert_eq!(parse(&format!("lun_hold = '{text}'")).unwrap().lun_hold, Rest(seconds));
+        }
     }
 
     #[test]
@@ -271,6 +306,10 @@ mod tests {
             ("engine = 'fast'", "unknown variant `fast`"),
             ("socket_mode = '999'", "no permissions"),
             ("workers = 'many'", "invalid type"),
+            ("lun_hold = '1 year'", "is no time"),
+            ("lun_hold = '366d'", "is no time"),
+            ("lun_hold = 'h'", "is no time"),
+            ("lun_hold = '99999999999999999999s'", "is no time"),
             ("workers = 1000", "workers: more than 256"),
             ("workers = 1\nworkers = 2", "line 2"),
             ("= broken", "line 1"),

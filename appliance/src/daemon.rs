@@ -103,7 +103,10 @@ where
 {
     let config = &daemon.config;
     match state_file::load(&config.state_dir)? {
-        Some(document) => daemon.state().document = document,
+        Some(mut document) => {
+            document.settle_times(&crate::clock::now());
+            daemon.state().document = document;
+        }
         None => state_file::store(&config.state_dir, &daemon.document())?,
     }
     let here = Arc::clone(daemon);

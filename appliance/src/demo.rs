@@ -17,7 +17,7 @@ use labsan_api::{Size, VolumePath};
 use raid_core::geometry::Level;
 
 use crate::args::DemoArgs;
-use crate::config::{Config, Memory, Mode, Portal};
+use crate::config::{Config, Memory, Mode, Portal, Rest};
 use crate::disks;
 use crate::error::Failure;
 use crate::limits::{DEFAULT_MEMORY_BYTES, MAX_SOCKET_PATH};
@@ -139,6 +139,7 @@ impl Demo {
             workers: 0,
             engine: self.args.engine,
             memory: Memory(DEFAULT_MEMORY_BYTES),
+            lun_hold: Rest::default(),
             log: "warn".into(),
         }
     }
@@ -210,8 +211,15 @@ impl Demo {
         volumes::create(daemon, create).await?;
         let create = CreateTarget { iqn: TARGET.into(), alias: Some("labsan demo".into()) };
         targets::create(daemon, create).await?;
-        targets::map(daemon, MapLun { target: TARGET.into(), volume, lun: Some(0), read_only: false })
-            .await?;
+        let map = MapLun {
+            target: TARGET.into(),
+            volume,
+            initiator: None,
+            lun: Some(0),
+            read_only: false,
+            force: false,
+        };
+        targets::map(daemon, map).await?;
         let everybody_here = AccessChange {
             initiator: Some("*".into()),
             loopback_only: Some(true),

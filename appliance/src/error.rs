@@ -162,12 +162,14 @@ pub(crate) enum Failure {
         first: VolumePath,
     },
     /// It cannot be deleted yet.
-    #[error("volume {volume} is LUN {lun} of {target}")]
+    #[error("volume {volume} is LUN {lun} of {target}{}", option(" for ", initiator.as_deref()))]
     IsMapped {
         /// The volume.
         volume: VolumePath,
         /// One target.
         target: String,
+        /// Whose own LUN it is there.
+        initiator: Option<String>,
         /// Its number there.
         lun: u16,
     },
@@ -186,6 +188,10 @@ pub(crate) enum Failure {
     /// labsand is on its way out.
     #[error("labsand is stopping")]
     Stopping,
+}
+
+fn option(before: &str, value: Option<&str>) -> String {
+    value.map_or_else(String::new, |value| format!("{before}{value}"))
 }
 
 impl Failure {
@@ -237,7 +243,10 @@ impl Failure {
             }
             Self::ArrayTaken(name) => format!("use another name, or see it: raidctl array show {name}"),
             Self::HasVolumes { first, .. } => format!("delete them first: raidctl volume delete {first}"),
-            Self::IsMapped { lun, target, .. } => format!("unmap it first: raidctl lun unmap {target} {lun}"),
+            Self::IsMapped { lun, target, initiator, .. } => {
+                let whose = option(" --initiator ", initiator.as_deref());
+                format!("unmap it first: raidctl lun unmap {target} {lun}{whose}")
+            }
             Self::NoSpace { .. } => "use smaller members, or --sparse and watch the space".into(),
             Self::MixedArrays(_) => "start one at a time, or all with: raidctl array start --scan".into(),
             Self::NoMembers(_) => "look at them: raidctl disk examine PATH".into(),

@@ -8,6 +8,7 @@ mod advice;
 mod api;
 mod args;
 mod change;
+mod clock;
 mod config;
 mod daemon;
 mod demo;

@@ -8,6 +8,12 @@ pub(crate) const MAX_TARGETS: usize = 128;
 /// Access rules of one target, names alone among them: more than the nodes of any cluster.
 pub(crate) const MAX_RULES: usize = 256;
 
+/// Initiators of a target that have LUNs of their own, for the same reason.
+pub(crate) const MAX_MASKS: usize = 256;
+
+/// How long a freed LUN number rests if nothing is configured: nodes that lost a disk have noticed by then, or were seen to.
+pub(crate) const DEFAULT_LUN_HOLD_SECONDS: u64 = 3600;
+
 /// CHAP accounts of one target, for the same reason.
 pub(crate) const MAX_CHAP_ACCOUNTS: usize = 256;
 

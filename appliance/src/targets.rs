@@ -89,11 +89,20 @@ impl Targets {
             }
             Step::SetState { iqn, state } => tolerate_missing(self.set_state_in_registry(iqn, *state)),
             Step::SetChap { iqn, chap } => Ok(self.registry.set_chap(iqn, chap_policy(chap))?),
-            Step::UnmapLun { iqn, lun } => {
-                tolerate_missing(self.registry.unmap_lun(iqn, *lun).map(|unit| self.keep(unit)))
+            Step::UnmapLun { iqn, initiator, lun } => {
+                let unmapped = self.registry.unmap_lun_for(iqn, initiator.as_deref(), *lun);
+                tolerate_missing(unmapped.map(|unit| self.keep(unit)))
             }
-            Step::MapLun { iqn, lun } => match backing {
-                Some(backing) => self.map(iqn, lun, backing),
+            Step::Mask { iqn, initiator } => {
+                tolerate_missing(self.registry.target(iqn).map(|target| target.luns.mask(initiator)))
+            }
+            Step::Unmask { iqn, initiator } => tolerate_missing(
+                self.registry
+                    .target(iqn)
+                    .map(|target| target.luns.unmask(initiator).into_iter().for_each(|unit| self.keep(unit))),
+            ),
+            Step::MapLun { iqn, initiator, lun } => match backing {
+                Some(backing) => self.map(iqn, initiator.as_deref(), lun, backing),
                 None => Ok(()),
             },
         }
@@ -122,12 +131,18 @@ impl Targets {
             self.registry.drop_session(session.id).await;
         }
         if let Ok(target) = self.registry.target(iqn) {
-            target.luns.units().into_iter().for_each(|(_, unit)| self.keep(unit));
+            target.luns.all_units().into_iter().for_each(|unit| self.keep(unit));
         }
         tolerate_missing(self.registry.remove_target(iqn, true))
     }
 
-    fn map(&self, iqn: &str, lun: &LunRecord, backing: Backing) -> Result<(), TargetsError> {
+    fn map(
+        &self,
+        iqn: &str,
+        whose: Option<&str>,
+        lun: &LunRecord,
+        backing: Backing,
+    ) -> Result<(), TargetsError> {
         let unit = match self.unit(backing, lun.read_only) {
             Ok(unit) => unit,
             Err(why) => {
@@ -135,10 +150,16 @@ impl Targets {
                 return Ok(());
             }
         };
-        let there = self.registry.target(iqn)?.luns.units();
+        let target = self.registry.target(iqn)?;
+        let luns = &target.luns;
+        let there = whose.map_or_else(|| luns.units(), |initiator| luns.units_of(initiator));
         let same =
             |(number, other): &(u16, Arc<LogicalUnit>)| *number == lun.lun && Arc::ptr_eq(other, &unit);
-        if there.iter().any(same) { Ok(()) } else { Ok(self.registry.map_lun(iqn, lun.lun, unit)?) }
+        if there.iter().any(same) {
+            Ok(())
+        } else {
+            Ok(self.registry.map_lun_for(iqn, whose, lun.lun, unit)?)
+        }
     }
 
     /// The logical unit of a volume, the same wherever it is mapped; with other rights it is seen in another way.
@@ -233,6 +254,14 @@ impl Targets {
     /// Who is logged in.
     pub(crate) fn sessions(&self) -> Vec<Session> {
         self.registry.sessions().into_iter().map(session).collect()
+    }
+
+    /// Is this initiator logged in to the target?
+    pub(crate) fn is_logged_in(&self, iqn: &str, initiator: &str) -> bool {
+        let is_it = |session: &SessionInfo| {
+            session.target.as_deref() == Some(iqn) && session.initiator.eq_ignore_ascii_case(initiator)
+        };
+        self.registry.sessions().iter().any(is_it)
     }
 
     /// End the sessions of a target that its access rules would not let in now; how many.

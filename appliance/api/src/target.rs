@@ -125,7 +125,19 @@ pub struct Target {
     /// What initiators may do through it now.
     #[serde(default)]
     pub state: PathState,
-    /// Its LUNs by number.
+    /// Its LUNs by number, as initiators see them that have none of their own.
+    pub luns: Vec<Lun>,
+    /// Initiators that see LUNs of their own instead.
+    #[serde(default)]
+    pub masks: Vec<Mask>,
+}
+
+/// What one initiator sees of a target; nothing at all while it has no LUN.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mask {
+    /// Its name.
+    pub initiator: String,
+    /// By number.
     pub luns: Vec<Lun>,
 }
 
@@ -134,6 +146,9 @@ pub struct Target {
 pub struct Lun {
     /// The target's iSCSI name.
     pub target: String,
+    /// The initiator that alone sees it; absent: all that have no LUNs of their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub initiator: Option<String>,
     /// Its number.
     pub lun: u16,
     /// The volume; none if its array is not here.
@@ -267,12 +282,36 @@ pub struct MapLun {
     pub target: String,
     /// The volume.
     pub volume: VolumePath,
+    /// For this initiator alone, which then sees only LUNs of its own; else for all that have none of their own.
+    #[serde(default)]
+    pub initiator: Option<String>,
     /// The number; the next that was not used lately if absent.
     #[serde(default)]
     pub lun: Option<u16>,
     /// Refuse writes.
     #[serde(default)]
     pub read_only: bool,
+    /// Take the number though it was another disk until lately.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// Query of `DELETE .../luns/{lun}`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LunPlace {
+    /// One of this initiator's own LUNs.
+    #[serde(default)]
+    pub initiator: Option<String>,
+}
+
+/// Query of `DELETE .../masks/{initiator}`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Unmask {
+    /// Though numbers of common LUNs were other disks to it until lately.
+    #[serde(default)]
+    pub force: bool,
 }
 
 /// Reply of `POST /v1/luns`.

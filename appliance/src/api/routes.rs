@@ -14,7 +14,9 @@ use labsan_api::array::{CreateArray, MemberChange, StartArrays};
 use labsan_api::event::{EventQuery, MAX_WAIT_SECONDS};
 use labsan_api::paths;
 use labsan_api::reservation::ReservationQuery;
-use labsan_api::target::{AccessChange, ChapAccount, CreateTarget, MapLun, SetChap, SetPathState};
+use labsan_api::target::{
+    AccessChange, ChapAccount, CreateTarget, LunPlace, MapLun, SetChap, SetPathState, Unmask,
+};
 use labsan_api::volume::{CreateVolume, ResizeVolume};
 
 use super::on_worker;
@@ -83,6 +85,7 @@ pub(super) fn router(daemon: Arc<Daemon>) -> Router {
         .route(paths::TARGET_STATE, put(set_state))
         .route(paths::LUNS, get(get_luns).post(map_lun))
         .route(paths::LUN, delete(unmap_lun))
+        .route(paths::MASK, put(mask).delete(unmask))
         .route(paths::SESSIONS, get(get_sessions))
         .route(paths::SESSION, delete(drop_session))
         .route(paths::RESERVATIONS, get(get_reservations))
@@ -242,8 +245,24 @@ async fn map_lun(State(daemon): Here, Body(request): Body<MapLun>) -> Answer {
     on_worker(&daemon, async move |daemon| targets::map(&daemon, request).await).await
 }
 
-async fn unmap_lun(State(daemon): Here, Named((iqn, lun)): Named<(String, u16)>) -> Answer {
-    on_worker(&daemon, async move |daemon| targets::unmap(&daemon, &iqn, lun).await).await
+async fn unmap_lun(
+    State(daemon): Here,
+    Named((iqn, lun)): Named<(String, u16)>,
+    Asked(place): Asked<LunPlace>,
+) -> Answer {
+    on_worker(&daemon, async move |daemon| targets::unmap(&daemon, &iqn, lun, place).await).await
+}
+
+async fn mask(State(daemon): Here, Named((iqn, initiator)): Named<(String, String)>) -> Answer {
+    on_worker(&daemon, async move |daemon| targets::mask(&daemon, &iqn, &initiator).await).await
+}
+
+async fn unmask(
+    State(daemon): Here,
+    Named((iqn, initiator)): Named<(String, String)>,
+    Asked(request): Asked<Unmask>,
+) -> Answer {
+    on_worker(&daemon, async move |daemon| targets::unmask(&daemon, &iqn, &initiator, request).await).await
 }
 
 async fn get_sessions(State(daemon): Here) -> Answer {

@@ -260,7 +260,8 @@ async fn take_along(daemon: &Arc<Daemon>, new: &[Array]) -> Result<(), Failure> 
         let (_, carried) = array.attachment().await;
         copies.push(Copy { array: Some(array.uuid()), document: SanDocument::from_json(carried)? });
     }
-    let merged = merge(&copies, old.san_uuid);
+    let mut merged = merge(&copies, old.san_uuid);
+    merged.document.settle_times(&crate::clock::now());
     let behind: Vec<Array> = daemon
         .arrays()
         .into_iter()
@@ -286,9 +287,12 @@ fn serve_again(old: &SanDocument, next: &SanDocument, new: &[Array]) -> Vec<crat
     let is_new = |uuid: Uuid| new.iter().any(|array| array.uuid() == uuid);
     let mut steps = Vec::new();
     for target in &next.targets {
-        let had = |lun| old.target(&target.iqn).is_some_and(|old| old.luns.contains(lun));
-        for lun in target.luns.iter().filter(|lun| is_new(lun.array_uuid) && had(lun)) {
-            steps.push(crate::san::plan::Step::MapLun { iqn: target.iqn.clone(), lun: lun.clone() });
+        let had =
+            |place| old.target(&target.iqn).is_some_and(|old| old.all_luns().any(|there| there == place));
+        for (whose, lun) in
+            target.all_luns().filter(|(whose, lun)| is_new(lun.array_uuid) && had((*whose, lun)))
+        {
+            steps.push(crate::san::plan::map_step(target, whose, lun));
         }
     }
     steps

@@ -4,17 +4,18 @@ use std::sync::Arc;
 
 use labsan_api::Done;
 use labsan_api::target::{
-    AccessChange, ChapAccount, CreateTarget, Lun, Luns, MapLun, Mapped, PathState, Sessions, SetChap, Target,
-    Targets,
+    AccessChange, ChapAccount, CreateTarget, Lun, LunPlace, Luns, MapLun, Mapped, Mask, PathState, Sessions,
+    SetChap, Target, Targets, Unmask,
 };
 
 use crate::error::Failure;
 use crate::san::access::RuleRecord;
 use crate::san::edit::{self, Edit};
+use crate::san::hold::Hold;
 use crate::san::luns::{self, Wanted};
 use crate::san::{Account, Chap, LunRecord, SanDocument, TargetRecord, allow};
 use crate::state::Daemon;
-use crate::{change, reservations};
+use crate::{change, clock, reservations};
 
 /// All targets.
 pub(crate) fn list(daemon: &Daemon) -> Targets {
@@ -30,11 +31,22 @@ fn shown(daemon: &Daemon, target: &TargetRecord) -> Target {
         chap_users: target.chap.accounts.iter().map(|account| account.user.clone()).collect(),
         mutual_chap_user: target.chap.mutual.as_ref().map(|account| account.user.clone()),
         state: daemon.targets.state(&target.iqn).unwrap_or(target.state),
-        luns: target.luns.iter().map(|lun| shown_lun(daemon, &target.iqn, lun)).collect(),
+        luns: shown_luns(daemon, target).into_iter().filter(|lun| lun.initiator.is_none()).collect(),
+        masks: target.masks.iter().map(|mask| shown_mask(daemon, target, &mask.initiator)).collect(),
     }
 }
 
-fn shown_lun(daemon: &Daemon, iqn: &str, lun: &LunRecord) -> Lun {
+fn shown_mask(daemon: &Daemon, target: &TargetRecord, initiator: &str) -> Mask {
+    let is_own = |lun: &Lun| lun.initiator.as_deref() == Some(initiator);
+    let luns = shown_luns(daemon, target).into_iter().filter(is_own).collect();
+    Mask { initiator: initiator.to_owned(), luns }
+}
+
+fn shown_luns(daemon: &Daemon, target: &TargetRecord) -> Vec<Lun> {
+    target.all_luns().map(|(whose, lun)| shown_lun(daemon, &target.iqn, whose, lun)).collect()
+}
+
+fn shown_lun(daemon: &Daemon, iqn: &str, whose: Option<&str>, lun: &LunRecord) -> Lun {
     let volume = daemon.volume_of(lun);
     let unavailable = match &volume {
         None => Some(format!("its array ({}) does not run here", lun.array_uuid)),
@@ -42,6 +54,7 @@ fn shown_lun(daemon: &Daemon, iqn: &str, lun: &LunRecord) -> Lun {
     };
     Lun {
         target: iqn.to_owned(),
+        initiator: whose.map(str::to_owned),
         lun: lun.lun,
         size_bytes: volume.as_ref().map(|(_, volume)| volume.record().size_bytes),
         volume: volume.map(|(name, _)| name),
@@ -54,11 +67,7 @@ fn shown_lun(daemon: &Daemon, iqn: &str, lun: &LunRecord) -> Lun {
 /// All LUNs.
 pub(crate) fn luns(daemon: &Daemon) -> Luns {
     let document = daemon.document();
-    let of_target = |target: &TargetRecord| {
-        let luns: Vec<Lun> = target.luns.iter().map(|lun| shown_lun(daemon, &target.iqn, lun)).collect();
-        luns
-    };
-    Luns { luns: document.targets.iter().flat_map(of_target).collect() }
+    Luns { luns: document.targets.iter().flat_map(|target| shown_luns(daemon, target)).collect() }
 }
 
 async fn edited(
@@ -86,7 +95,7 @@ pub(crate) async fn create(daemon: &Daemon, request: CreateTarget) -> Result<Don
 
 /// Take a target away; its sessions end.
 pub(crate) async fn delete(daemon: &Daemon, iqn: &str) -> Result<Done, Failure> {
-    edited(daemon, |document| edit::delete_target(document, iqn)).await
+    edited(daemon, |document| edit::delete_target(document, iqn, &hold(daemon))).await
 }
 
 /// The conditions of a request.
@@ -155,20 +164,46 @@ pub(crate) async fn map(daemon: &Arc<Daemon>, request: MapLun) -> Result<Mapped,
     }
     let array = daemon.array(&name.array).map_err(|_| Failure::NoVolume(name.clone()))?;
     let volume = array.volume(&name.volume).ok_or_else(|| Failure::NoVolume(name.clone()))?;
+    let logged_in = |initiator: &String| daemon.targets.is_logged_in(&request.target, initiator);
     let wanted = Wanted {
         array_uuid: array.uuid(),
         volume_uuid: volume.uuid(),
+        logged_in: request.initiator.as_ref().is_some_and(logged_in),
+        initiator: request.initiator,
         lun: request.lun,
         read_only: request.read_only,
+        force: request.force,
     };
-    let (edit, lun) = luns::map_lun(&document, &request.target, wanted)?;
+    let (edit, lun) = luns::map_lun(&document, &request.target, &wanted, &hold(daemon))?;
     let done = carry_out(daemon, edit).await?;
     Ok(Mapped { lun, changed: done.changed, message: format!("{name}: {}", done.message) })
 }
 
 /// Take a LUN out.
-pub(crate) async fn unmap(daemon: &Daemon, iqn: &str, lun: u16) -> Result<Done, Failure> {
-    edited(daemon, |document| luns::unmap_lun(document, iqn, lun)).await
+pub(crate) async fn unmap(daemon: &Daemon, iqn: &str, lun: u16, place: LunPlace) -> Result<Done, Failure> {
+    let whose = place.initiator.as_deref();
+    edited(daemon, |document| luns::unmap_lun(document, iqn, whose, lun, &hold(daemon))).await
+}
+
+/// Let an initiator see only LUNs of its own.
+pub(crate) async fn mask(daemon: &Daemon, iqn: &str, initiator: &str) -> Result<Done, Failure> {
+    let logged_in = daemon.targets.is_logged_in(iqn, initiator);
+    edited(daemon, |document| luns::mask(document, iqn, initiator, logged_in, &hold(daemon))).await
+}
+
+/// Let it see the common ones again.
+pub(crate) async fn unmask(
+    daemon: &Daemon,
+    iqn: &str,
+    initiator: &str,
+    request: Unmask,
+) -> Result<Done, Failure> {
+    edited(daemon, |document| luns::unmask(document, iqn, initiator, request.force, &hold(daemon))).await
+}
+
+/// How long numbers rest here, and what time it is.
+fn hold(daemon: &Daemon) -> Hold {
+    Hold { now: clock::now(), seconds: daemon.config.lun_hold.0 }
 }
 
 /// Who is logged in.

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::access::AccessRecord;
+use super::hold::Moment;
 
 /// The newest meaning of the document that this labsan knows.
 pub(crate) const SCHEMA: u32 = 2;
@@ -31,6 +32,9 @@ pub(crate) struct SanDocument {
     /// Persistent reservations by volume, as the SCSI layer keeps them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) reservations: BTreeMap<Uuid, serde_json::Value>,
+    /// Numbers that LUNs of deleted targets had, by the targets' names: who makes one anew is talking to the same nodes.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) departed: BTreeMap<String, Vec<FreedRecord>>,
     /// Fields of a newer labsan.
     #[serde(flatten)]
     pub(crate) other: BTreeMap<String, serde_json::Value>,
@@ -64,6 +68,12 @@ pub(crate) struct TargetRecord {
     /// is not soon another disk to a node that still remembers it.
     #[serde(default)]
     pub(crate) next_lun: u16,
+    /// Initiators that see LUNs of their own instead, by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) masks: Vec<MaskRecord>,
+    /// Numbers that LUNs had until lately.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) freed: Vec<FreedRecord>,
     /// Fields of a newer labsan.
     #[serde(flatten)]
     pub(crate) other: BTreeMap<String, serde_json::Value>,
@@ -112,6 +122,40 @@ pub(crate) struct LunRecord {
     pub(crate) other: BTreeMap<String, serde_json::Value>,
 }
 
+/// What one initiator sees of a target instead of its LUNs; nothing at all while there is none.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct MaskRecord {
+    /// Its name.
+    pub(crate) initiator: String,
+    /// By number.
+    #[serde(default)]
+    pub(crate) luns: Vec<LunRecord>,
+    /// As a target's.
+    #[serde(default)]
+    pub(crate) next_lun: u16,
+    /// Fields of a newer labsan.
+    #[serde(flatten)]
+    pub(crate) other: BTreeMap<String, serde_json::Value>,
+}
+
+/// A number that meant a volume until lately.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct FreedRecord {
+    /// The number.
+    pub(crate) lun: u16,
+    /// What it meant.
+    pub(crate) volume_uuid: Uuid,
+    /// To this initiator; none: to all that have no LUNs of their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) initiator: Option<String>,
+    /// Until when.
+    #[serde(flatten)]
+    pub(crate) at: Moment,
+    /// Fields of a newer labsan.
+    #[serde(flatten)]
+    pub(crate) other: BTreeMap<String, serde_json::Value>,
+}
+
 /// Why a copy of the document cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DocumentError {
@@ -137,6 +181,7 @@ impl SanDocument {
             generation: 0,
             targets: Vec::new(),
             reservations: BTreeMap::new(),
+            departed: BTreeMap::new(),
             other: BTreeMap::new(),
         }
     }
@@ -154,10 +199,18 @@ impl SanDocument {
     }
 
     /// The version that a labsan must know to serve it rightly. One that does not know rules would lose them with its next
-    /// change.
+    /// change; one that does not know masks would show initiators LUNs that are not for them.
     pub(crate) fn needed_schema(&self) -> u32 {
-        let has_rules = |target: &TargetRecord| !target.access.rules.is_empty();
-        if self.targets.iter().any(has_rules) { 2 } else { 1 }
+        let has_new = |target: &TargetRecord| !target.access.rules.is_empty() || !target.masks.is_empty();
+        if self.targets.iter().any(has_new) { 2 } else { 1 }
+    }
+
+    /// Times that lie ahead are those of a clock that was set back since: the earliest that is sure is now.
+    pub(crate) fn settle_times(&mut self, now: &Moment) {
+        let freed = self.targets.iter_mut().flat_map(|target| &mut target.freed);
+        for freed in freed.chain(self.departed.values_mut().flatten()) {
+            freed.at.settle(now);
+        }
     }
 
     /// The target of this name.
@@ -180,9 +233,29 @@ impl SanDocument {
         (1..UNNUMBERED_PORTS).find(|number| !taken(number)).unwrap_or(0)
     }
 
-    /// Every place where the volume is mapped.
-    pub(crate) fn mappings(&self, volume: Uuid) -> impl Iterator<Item = (&TargetRecord, &LunRecord)> {
-        let luns = self.targets.iter().flat_map(|target| target.luns.iter().map(move |lun| (target, lun)));
-        luns.filter(move |(_, lun)| lun.volume_uuid == volume)
+    /// Every place where the volume is mapped, and for whom.
+    pub(crate) fn mappings(
+        &self,
+        volume: Uuid,
+    ) -> impl Iterator<Item = (&TargetRecord, Option<&str>, &LunRecord)> {
+        let luns = self.targets.iter().flat_map(|t| t.all_luns().map(move |(whose, lun)| (t, whose, lun)));
+        luns.filter(move |(.., lun)| lun.volume_uuid == volume)
+    }
+}
+
+impl TargetRecord {
+    /// What this initiator sees instead of the target's LUNs, if it has LUNs of its own.
+    pub(crate) fn mask(&self, initiator: &str) -> Option<&MaskRecord> {
+        self.masks.iter().find(|mask| mask.initiator == initiator)
+    }
+
+    /// Every LUN, and whose it is; `None`: of all that have none of their own.
+    pub(crate) fn all_luns(&self) -> impl Iterator<Item = (Option<&str>, &LunRecord)> {
+        let common = self.luns.iter().map(|lun| (None, lun));
+        common.chain(
+            self.masks
+                .iter()
+                .flat_map(|mask| mask.luns.iter().map(move |lun| (Some(mask.initiator.as_str()), lun))),
+        )
     }
 }

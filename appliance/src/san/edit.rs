@@ -7,6 +7,8 @@ use labsan_api::target::PathState;
 
 use super::access::AccessRecord;
 use super::document::{Chap, SanDocument, TargetRecord};
+use super::hold::Hold;
+use super::luns::remembered;
 pub(crate) use super::refusal::SanError;
 use crate::limits::MAX_TARGETS;
 
@@ -78,6 +80,8 @@ pub(crate) fn create_target(document: &SanDocument, iqn: &str, alias: Option<&st
             port: document.free_port(),
             luns: Vec::new(),
             next_lun: 0,
+            masks: Vec::new(),
+            freed: next.departed.remove(iqn).unwrap_or_default(),
             other: std::collections::BTreeMap::new(),
         });
         next.targets.sort_by(|a, b| a.iqn.cmp(&b.iqn));
@@ -85,12 +89,18 @@ pub(crate) fn create_target(document: &SanDocument, iqn: &str, alias: Option<&st
 }
 
 /// Away with a target and its LUN map. The volumes stay.
-pub(crate) fn delete_target(document: &SanDocument, iqn: &str) -> Edited {
-    if document.target(iqn).is_none() {
+pub(crate) fn delete_target(document: &SanDocument, iqn: &str, hold: &Hold) -> Edited {
+    let Some(target) = document.target(iqn) else {
         return already(format!("there is no target {iqn}; nothing to delete"));
-    }
+    };
+    let remembered = remembered(target, hold);
     change(document, format!("target {iqn} deleted; its volumes are kept"), |next| {
         next.targets.retain(|target| target.iqn != iqn);
+        next.departed.retain(|_, numbers| numbers.iter().any(|freed| hold.left(freed) > 0));
+        // More than that are deleted by nothing but a program that has gone astray.
+        if !remembered.is_empty() && next.departed.len() < MAX_TARGETS {
+            next.departed.insert(iqn.to_owned(), remembered);
+        }
     })
 }
 

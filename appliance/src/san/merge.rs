@@ -82,7 +82,7 @@ fn strangers(copies: &[Copy], home: Uuid) -> Vec<&SanDocument> {
 
 fn adopt(document: &mut SanDocument, stranger: &SanDocument, copies: &[Copy], notes: &mut Vec<String>) {
     let here = |array: Uuid| copies.iter().any(|copy| copy.array == Some(array));
-    let has_disks = |target: &&TargetRecord| target.luns.iter().any(|lun| here(lun.array_uuid));
+    let has_disks = |target: &&TargetRecord| target.all_luns().any(|(_, lun)| here(lun.array_uuid));
     let mut adopted = 0;
     for target in stranger.targets.iter().filter(has_disks) {
         match document.target(&target.iqn) {
@@ -103,6 +103,7 @@ fn adopt(document: &mut SanDocument, stranger: &SanDocument, copies: &[Copy], no
         }
     }
     let changed = adopt_reservations(document, stranger, copies);
+    document.schema = document.needed_schema().max(document.schema);
     if adopted > 0 || changed {
         document.generation = document.generation.max(stranger.generation).saturating_add(1);
     }
@@ -121,9 +122,9 @@ fn adopt_reservations(document: &mut SanDocument, stranger: &SanDocument, copies
     let before = document.reservations.clone();
     let is_strangers = |copy: &Copy| copy.document.as_ref().is_some_and(|d| d.san_uuid == stranger.san_uuid);
     let came_along = |array: Uuid| copies.iter().any(|copy| copy.array == Some(array) && is_strangers(copy));
-    let luns = document.targets.iter().chain(&stranger.targets).flat_map(|target| &target.luns);
+    let luns = document.targets.iter().chain(&stranger.targets).flat_map(TargetRecord::all_luns);
     let volumes: Vec<Uuid> =
-        luns.filter(|lun| came_along(lun.array_uuid)).map(|lun| lun.volume_uuid).collect();
+        luns.filter(|(_, lun)| came_along(lun.array_uuid)).map(|(_, lun)| lun.volume_uuid).collect();
     for volume in volumes {
         match stranger.reservations.get(&volume) {
             Some(kept) => document.reservations.insert(volume, kept.clone()),

@@ -6,6 +6,7 @@ pub(crate) mod access;
 pub(crate) mod allow;
 pub(crate) mod document;
 pub(crate) mod edit;
+pub(crate) mod hold;
 pub(crate) mod luns;
 pub(crate) mod merge;
 pub(crate) mod plan;
@@ -18,3 +19,5 @@ mod tests;
 
 #[cfg(test)]
 mod access_tests;
+#[cfg(test)]
+mod lun_tests;

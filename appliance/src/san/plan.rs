@@ -7,7 +7,7 @@
 use labsan_api::target::PathState;
 
 use super::access::AccessRecord;
-use super::document::{Chap, LunRecord, SanDocument, TargetRecord};
+use super::document::{Chap, LunRecord, MaskRecord, SanDocument, TargetRecord};
 
 /// One thing to do.
 #[derive(Clone, Debug, PartialEq)]
@@ -21,6 +21,8 @@ pub(crate) enum Step {
     UnmapLun {
         /// The target.
         iqn: String,
+        /// Of this initiator's own.
+        initiator: Option<String>,
         /// The number.
         lun: u16,
     },
@@ -47,10 +49,26 @@ pub(crate) enum Step {
         /// The accounts.
         chap: Chap,
     },
+    /// From now on an initiator sees only LUNs of its own.
+    Mask {
+        /// The target.
+        iqn: String,
+        /// Its name.
+        initiator: String,
+    },
+    /// An initiator sees what all see.
+    Unmask {
+        /// The target.
+        iqn: String,
+        /// Its name.
+        initiator: String,
+    },
     /// Put a LUN in.
     MapLun {
         /// The target.
         iqn: String,
+        /// For this initiator alone.
+        initiator: Option<String>,
         /// What is where.
         lun: LunRecord,
     },
@@ -89,7 +107,8 @@ fn add(target: &TargetRecord, port: u16, steps: &mut Vec<Step>) {
     if target.chap != Chap::default() {
         steps.push(Step::SetChap { iqn: iqn(), chap: target.chap.clone() });
     }
-    steps.extend(target.luns.iter().map(|lun| Step::MapLun { iqn: iqn(), lun: lun.clone() }));
+    steps.extend(target.masks.iter().map(|mask| mask_step(target, mask)));
+    steps.extend(target.all_luns().map(|(whose, lun)| map_step(target, whose, lun)));
     if target.access != AccessRecord::default() {
         steps.push(Step::SetAccess { iqn: iqn(), access: target.access.clone() });
     }
@@ -106,8 +125,31 @@ fn alter(old: &TargetRecord, new: &TargetRecord, steps: &mut Vec<Step>) {
     if old.access != new.access {
         steps.push(Step::SetAccess { iqn: iqn(), access: new.access.clone() });
     }
-    let gone = old.luns.iter().filter(|lun| !new.luns.contains(lun));
-    steps.extend(gone.map(|lun| Step::UnmapLun { iqn: iqn(), lun: lun.lun }));
-    let come = new.luns.iter().filter(|lun| !old.luns.contains(lun));
-    steps.extend(come.map(|lun| Step::MapLun { iqn: iqn(), lun: lun.clone() }));
+    // Who is to see less sees less first, and nobody sees a LUN while its number means two.
+    steps.extend(
+        new.masks.iter().filter(|mask| old.mask(&mask.initiator).is_none()).map(|m| mask_step(new, m)),
+    );
+    let gone = old.all_luns().filter(|(whose, lun)| !has(new, *whose, lun));
+    steps.extend(gone.map(|(whose, lun)| Step::UnmapLun {
+        iqn: iqn(),
+        initiator: whose.map(str::to_owned),
+        lun: lun.lun,
+    }));
+    let unmasked = old.masks.iter().filter(|mask| new.mask(&mask.initiator).is_none());
+    steps.extend(unmasked.map(|mask| Step::Unmask { iqn: iqn(), initiator: mask.initiator.clone() }));
+    let come = new.all_luns().filter(|(whose, lun)| !has(old, *whose, lun));
+    steps.extend(come.map(|(whose, lun)| map_step(new, whose, lun)));
+}
+
+fn has(target: &TargetRecord, whose: Option<&str>, lun: &LunRecord) -> bool {
+    target.all_luns().any(|there| there == (whose, lun))
+}
+
+fn mask_step(target: &TargetRecord, mask: &MaskRecord) -> Step {
+    Step::Mask { iqn: target.iqn.clone(), initiator: mask.initiator.clone() }
+}
+
+/// Put a LUN in, for whom it is.
+pub(crate) fn map_step(target: &TargetRecord, whose: Option<&str>, lun: &LunRecord) -> Step {
+    Step::MapLun { iqn: target.iqn.clone(), initiator: whose.map(str::to_owned), lun: lun.clone() }
 }

@@ -2,6 +2,7 @@
 
 use iscsi_target::access::AddressError;
 use labsan_api::ErrorCode;
+use labsan_api::duration;
 use labsan_api::names::{self, NameError};
 use labsan_api::target::Rule;
 
@@ -34,14 +35,43 @@ pub(crate) enum SanError {
         lun: u16,
     },
     /// The volume is in this target under another number, or with other rights.
-    #[error("the volume is already LUN {lun} of {iqn}{}", if *read_only { ", read-only" } else { "" })]
+    #[error(
+        "the volume is already LUN {lun} of {iqn}{}{}",
+        for_whom(initiator.as_deref()),
+        if *read_only { ", read-only" } else { "" }
+    )]
     AlreadyMapped {
         /// The target.
         iqn: String,
+        /// For this initiator.
+        initiator: Option<String>,
         /// The number it has.
         lun: u16,
         /// Its rights there.
         read_only: bool,
+    },
+    /// The number meant another disk until lately.
+    #[error(
+        "LUN {lun} of {iqn} was another disk until lately: a node that remembers that one would write to the wrong disk; \
+         it rests for another {}", duration(*left_seconds)
+    )]
+    LunHeld {
+        /// The target.
+        iqn: String,
+        /// The number.
+        lun: u16,
+        /// How long it rests.
+        left_seconds: u64,
+    },
+    /// An initiator's own LUNs go before its mask.
+    #[error("{initiator} still has LUN {lun} of its own in {iqn}")]
+    HasOwnLuns {
+        /// The target.
+        iqn: String,
+        /// The initiator.
+        initiator: String,
+        /// One of them.
+        lun: u16,
     },
     /// No such number.
     #[error("LUN {lun} is too high: initiators reach LUN 0 to {}", names::MAX_LUN)]
@@ -121,6 +151,10 @@ pub(crate) enum SanError {
     },
 }
 
+fn for_whom(initiator: Option<&str>) -> String {
+    initiator.map_or_else(String::new, |initiator| format!(" for {initiator}"))
+}
+
 impl SanError {
     /// What kind of no it is.
     pub(crate) fn code(&self) -> ErrorCode {
@@ -128,8 +162,10 @@ impl SanError {
             Self::NoTarget { .. } | Self::NoAccount { .. } => ErrorCode::NotFound,
             Self::TargetDiffers { .. } | Self::AlreadyMapped { .. } => ErrorCode::Different,
             Self::LunTaken { .. } | Self::NoFreeLun { .. } => ErrorCode::Taken,
-            Self::LetInByPattern { .. } | Self::AccountInRule { .. } => ErrorCode::InUse,
-            Self::LastAccount { .. } => ErrorCode::Unsafe,
+            Self::LetInByPattern { .. } | Self::AccountInRule { .. } | Self::HasOwnLuns { .. } => {
+                ErrorCode::InUse
+            }
+            Self::LastAccount { .. } | Self::LunHeld { .. } => ErrorCode::Unsafe,
             _ => ErrorCode::Invalid,
         }
     }
@@ -141,7 +177,19 @@ impl SanError {
             Self::LunTaken { iqn, .. } => {
                 format!("leave --lun out, or unmap the other: raidctl lun list ({iqn})")
             }
-            Self::AlreadyMapped { iqn, lun, .. } => format!("unmap it first: raidctl lun unmap {iqn} {lun}"),
+            Self::AlreadyMapped { iqn, initiator, lun, .. } => {
+                let whose =
+                    initiator.as_ref().map_or_else(String::new, |name| format!(" --initiator {name}"));
+                format!("unmap it first: raidctl lun unmap {iqn} {lun}{whose}")
+            }
+            Self::LunHeld { .. } => {
+                "leave --lun out for another number; if no node remembers that disk (it was \
+                 logged out or never saw it), say the same with --force"
+                    .into()
+            }
+            Self::HasOwnLuns { iqn, initiator, lun } => {
+                format!("unmap it first: raidctl lun unmap {iqn} {lun} --initiator {initiator}")
+            }
             Self::LetInByPattern { iqn, rule, .. } => {
                 format!("deny that instead: raidctl target deny {iqn} {}", rule.options())
             }

@@ -5,6 +5,7 @@ use uuid::Uuid;
 
 use super::access::{AccessRecord, RuleRecord};
 use super::edit::{self, Edit, SanError};
+use super::hold::{Hold, Moment};
 use super::luns::{self, Wanted};
 use super::merge::{Copy, merge};
 use super::plan::{Step, plan};
@@ -28,12 +29,18 @@ fn with_target(document: &SanDocument, iqn: &str) -> SanDocument {
     after(edit::create_target(document, iqn, None).unwrap())
 }
 
+/// An hour, at so many seconds after a beginning.
+fn hold(at: u64) -> Hold {
+    let now = Moment { at_unix: 1_000_000 + at, ..Moment::default() };
+    Hold { now, seconds: 3600 }
+}
+
 fn wanted(volume: u128, lun: Option<u16>) -> Wanted {
-    Wanted { array_uuid: id(100), volume_uuid: id(volume), lun, read_only: false }
+    Wanted { array_uuid: id(100), volume_uuid: id(volume), lun, ..Wanted::default() }
 }
 
 fn with_lun(document: &SanDocument, iqn: &str, volume: u128, lun: Option<u16>) -> (SanDocument, u16) {
-    let (edit, lun) = luns::map_lun(document, iqn, wanted(volume, lun)).unwrap();
+    let (edit, lun) = luns::map_lun(document, iqn, &wanted(volume, lun), &hold(0)).unwrap();
     (after(edit), lun)
 }
 
@@ -57,7 +64,7 @@ fn every_change_counts_one_generation_and_repeats_count_none() {
     assert!(
         !after(allow::allow(&two, IQN, by_name("*"), Some(false)).unwrap()).targets[0].access.loopback_only
     );
-    assert_eq!(edit::delete_target(&san(), IQN).unwrap().next, None);
+    assert_eq!(edit::delete_target(&san(), IQN, &hold(0)).unwrap().next, None);
 }
 
 #[test]
@@ -86,20 +93,18 @@ fn a_removed_number_is_not_given_out_again_soon() {
     let (two, first) = with_lun(&one, IQN, 10, None);
     let (three, second) = with_lun(&two, IQN, 11, None);
     assert_eq!((first, second), (0, 1));
-    let four = after(luns::unmap_lun(&three, IQN, 1).unwrap());
+    let four = after(luns::unmap_lun(&three, IQN, None, 1, &hold(0)).unwrap());
     let (five, third) = with_lun(&four, IQN, 12, None);
     assert_eq!(third, 2);
-    // Asked for by number it may be had.
-    assert_eq!(with_lun(&five, IQN, 13, Some(1)).1, 1);
     // When the numbers are used up the search begins again at the lowest.
     let (six, last) = with_lun(&five, IQN, 14, Some(255));
-    assert_eq!((last, with_lun(&six, IQN, 15, None).1), (255, 1));
+    assert_eq!((last, with_lun(&six, IQN, 15, None).1), (255, 3), "1 still rests");
 }
 
 #[test]
 fn a_volume_is_in_a_target_once_and_a_number_is_one_volume() {
     let (document, _) = with_lun(&with_target(&san(), IQN), IQN, 10, Some(5));
-    let map = |wanted| luns::map_lun(&document, IQN, wanted);
+    let map = |wanted: Wanted| luns::map_lun(&document, IQN, &wanted, &hold(0));
     assert_eq!(map(wanted(10, None)).unwrap().1, 5);
     assert_eq!(map(wanted(10, Some(5))).unwrap().0.next, None);
     assert!(matches!(map(wanted(10, Some(6))), Err(SanError::AlreadyMapped { lun: 5, .. })));
@@ -110,7 +115,7 @@ fn a_volume_is_in_a_target_once_and_a_number_is_one_volume() {
     assert!(matches!(map(wanted(11, Some(5))), Err(SanError::LunTaken { lun: 5, .. })));
     assert!(matches!(map(wanted(11, Some(256))), Err(SanError::LunTooHigh { lun: 256 })));
     assert!(matches!(
-        luns::map_lun(&document, "iqn.2026-11.org.labsan:b", wanted(10, None)),
+        luns::map_lun(&document, "iqn.2026-11.org.labsan:b", &wanted(10, None), &hold(0)),
         Err(SanError::NoTarget { .. })
     ));
 }
@@ -121,7 +126,10 @@ fn all_numbers_of_a_target_can_be_used() {
     for volume in 0..256 {
         document = with_lun(&document, IQN, 1000 + volume, None).0;
     }
-    assert!(matches!(luns::map_lun(&document, IQN, wanted(5, None)), Err(SanError::NoFreeLun { .. })));
+    assert!(matches!(
+        luns::map_lun(&document, IQN, &wanted(5, None), &hold(0)),
+        Err(SanError::NoFreeLun { .. })
+    ));
 }
 
 #[test]
@@ -248,11 +256,11 @@ fn the_plan_from_nothing_lets_nobody_in_before_the_target_is_whole() {
 fn a_change_touches_only_what_changed_and_can_be_taken_back() {
     let other = with_target(&san(), "iqn.2026-11.org.labsan:b");
     let (old, _) = with_lun(&with_target(&other, IQN), IQN, 10, None);
-    let new = after(luns::unmap_lun(&old, IQN, 0).unwrap());
-    assert_eq!(plan(Some(&old), &new), [Step::UnmapLun { iqn: IQN.into(), lun: 0 }]);
+    let new = after(luns::unmap_lun(&old, IQN, None, 0, &hold(0)).unwrap());
+    assert_eq!(plan(Some(&old), &new), [Step::UnmapLun { iqn: IQN.into(), initiator: None, lun: 0 }]);
     assert_eq!(
         plan(Some(&new), &old),
-        [Step::MapLun { iqn: IQN.into(), lun: old.targets[0].luns[0].clone() }]
+        [Step::MapLun { iqn: IQN.into(), initiator: None, lun: old.targets[0].luns[0].clone() }]
     );
     assert_eq!(plan(Some(&old), &old), []);
 }
@@ -260,7 +268,7 @@ fn a_change_touches_only_what_changed_and_can_be_taken_back() {
 #[test]
 fn a_target_loses_its_access_before_it_goes() {
     let old = after(allow::allow(&with_target(&san(), IQN), IQN, by_name("*"), None).unwrap());
-    let new = after(edit::delete_target(&old, IQN).unwrap());
+    let new = after(edit::delete_target(&old, IQN, &hold(0)).unwrap());
     assert_eq!(
         plan(Some(&old), &new),
         [

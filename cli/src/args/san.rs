@@ -118,7 +118,7 @@ fn path_state(text: &str) -> Result<PathState, String> {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum LunCommand {
-    /// Make a volume visible in a target.
+    /// Make a volume visible in a target, to all initiators or to one.
     Map {
         /// The target.
         target: String,
@@ -127,9 +127,17 @@ pub(crate) enum LunCommand {
         /// Its number [default: the next that was not used lately].
         #[arg(long)]
         lun: Option<u16>,
+        /// To this initiator alone. It then sees only LUNs of its own in that target, not the common ones.
+        #[arg(long, value_name = "NAME")]
+        initiator: Option<String>,
         /// Refuse writes.
         #[arg(long)]
         read_only: bool,
+        /// Take the number though it was another disk until lately.
+        #[arg(long, requires = "lun")]
+        force: bool,
+        #[command(flatten)]
+        confirm: Confirm,
     },
     /// Take a LUN out of a target. The volume is kept.
     Unmap {
@@ -137,8 +145,30 @@ pub(crate) enum LunCommand {
         target: String,
         /// Its number.
         lun: u16,
+        /// One of this initiator's own LUNs.
+        #[arg(long, value_name = "NAME")]
+        initiator: Option<String>,
         #[command(flatten)]
         confirm: Confirm,
+    },
+    /// Let an initiator see only LUNs of its own in a target: none until `lun map --initiator`.
+    Mask {
+        /// The target.
+        target: String,
+        /// The initiator's name.
+        initiator: String,
+        #[command(flatten)]
+        confirm: Confirm,
+    },
+    /// Let an initiator that has no LUN of its own any more see the common ones again.
+    Unmask {
+        /// The target.
+        target: String,
+        /// The initiator's name.
+        initiator: String,
+        /// Though numbers of common LUNs were other disks to it until lately.
+        #[arg(long)]
+        force: bool,
     },
     /// All LUNs.
     List,

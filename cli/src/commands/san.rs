@@ -5,12 +5,13 @@ use std::path::Path;
 
 use hyper::Method;
 use labsan_api::target::{
-    AccessChange, ChapAccount, CreateTarget, Luns, MapLun, Mapped, Sessions, SetChap, SetPathState, Targets,
+    AccessChange, ChapAccount, CreateTarget, Luns, MapLun, Mapped, Session, Sessions, SetChap, SetPathState,
+    Target, Targets,
 };
 use labsan_api::{Done, ExitCode, paths};
 
 use super::{Context, Outcome};
-use crate::args::{ChapArgs, LunCommand, RuleArgs, SessionCommand, TargetCommand};
+use crate::args::{ChapArgs, Confirm, LunCommand, RuleArgs, SessionCommand, TargetCommand};
 use crate::confirm::confirm;
 use crate::error::CliError;
 use crate::output::lists;
@@ -97,21 +98,38 @@ fn read_secret(file: &Path) -> Result<String, CliError> {
 pub(super) async fn lun(context: &Context, command: LunCommand) -> Outcome {
     let client = &context.client;
     match command {
-        LunCommand::Map { target, volume, lun, read_only } => {
-            let body = MapLun { target, volume, lun, read_only };
+        LunCommand::Map { target, volume, lun, initiator, read_only, force, confirm: answer } => {
+            if let Some(initiator) = &initiator {
+                confirm_mask(context, answer, &target, initiator).await?;
+            }
+            let body = MapLun { target, volume, initiator, lun, read_only, force };
             let answer = client.send::<_, Mapped>(Method::POST, paths::LUNS, &body).await?;
             context.show(&answer, |mapped| format!("{}\n", mapped.message));
             Ok(ExitCode::Ok)
         }
-        LunCommand::Unmap { target, lun, confirm: answer } => {
-            let users = users_of(context, &target).await?;
+        LunCommand::Unmap { target, lun, initiator, confirm: answer } => {
+            let users = users_of_lun(context, &target, initiator.as_deref()).await?;
             if users > 0 {
                 confirm(
                     answer,
                     &format!("Unmapping LUN {lun} of {target} takes it away from {users} session(s)"),
                 )?;
             }
-            context.done(&client.delete::<Done>(paths::LUN, &[&target, &lun.to_string()]).await?)
+            let mut path = paths::fill(paths::LUN, &[&target, &lun.to_string()]);
+            if let Some(initiator) = &initiator {
+                path.push_str("?initiator=");
+                paths::push_encoded(&mut path, initiator);
+            }
+            context.done(&client.send(Method::DELETE, &path, &()).await?)
+        }
+        LunCommand::Mask { target, initiator, confirm: answer } => {
+            confirm_mask(context, answer, &target, &initiator).await?;
+            let path = paths::fill(paths::MASK, &[&target, &initiator]);
+            context.done(&client.send(Method::PUT, &path, &()).await?)
+        }
+        LunCommand::Unmask { target, initiator, force } => {
+            let path = paths::fill(paths::MASK, &[&target, &initiator]);
+            context.done(&client.send(Method::DELETE, &format!("{path}?force={force}"), &()).await?)
         }
         LunCommand::List => {
             let answer = client.get::<Luns>(paths::LUNS).await?;
@@ -121,9 +139,50 @@ pub(super) async fn lun(context: &Context, command: LunCommand) -> Outcome {
     }
 }
 
+async fn sessions_at(context: &Context, target: &str) -> Result<Vec<Session>, CliError> {
+    let mut sessions = context.client.get::<Sessions>(paths::SESSIONS).await?.body.sessions;
+    sessions.retain(|session| session.target == target);
+    Ok(sessions)
+}
+
+async fn target_now(context: &Context, target: &str) -> Result<Option<Target>, CliError> {
+    let targets = context.client.get::<Targets>(paths::TARGETS).await?.body.targets;
+    Ok(targets.into_iter().find(|there| there.iqn == target))
+}
+
+/// An initiator that is given LUNs of its own loses sight of the common ones: ask where it is logged in and sees some.
+async fn confirm_mask(
+    context: &Context,
+    answer: Confirm,
+    target: &str,
+    initiator: &str,
+) -> Result<(), CliError> {
+    let Some(there) = target_now(context, target).await? else { return Ok(()) };
+    let is_masked = there.masks.iter().any(|mask| mask.initiator == initiator);
+    let is_logged_in =
+        sessions_at(context, target).await?.iter().any(|session| session.initiator == initiator);
+    if is_masked || !is_logged_in || there.luns.is_empty() {
+        return Ok(());
+    }
+    let count = there.luns.len();
+    confirm(
+        answer,
+        &format!("{initiator} is logged in, and no longer sees the {count} common LUN(s) of {target}"),
+    )
+}
+
+/// How many sessions see the LUNs that all see, or those of one initiator.
+async fn users_of_lun(context: &Context, target: &str, initiator: Option<&str>) -> Result<usize, CliError> {
+    let masks = target_now(context, target).await?.map(|there| there.masks).unwrap_or_default();
+    let sees = |session: &&Session| match initiator {
+        Some(initiator) => session.initiator == initiator,
+        None => !masks.iter().any(|mask| mask.initiator == session.initiator),
+    };
+    Ok(sessions_at(context, target).await?.iter().filter(sees).count())
+}
+
 async fn users_of(context: &Context, target: &str) -> Result<usize, CliError> {
-    let sessions = context.client.get::<Sessions>(paths::SESSIONS).await?.body.sessions;
-    Ok(sessions.iter().filter(|session| session.target == target).count())
+    Ok(sessions_at(context, target).await?.len())
 }
 
 pub(super) async fn session(context: &Context, command: SessionCommand) -> Outcome {

@@ -47,8 +47,7 @@ pub(crate) fn arrays(arrays: &Arrays) -> String {
 pub(crate) fn volumes(volumes: &[Volume]) -> String {
     let mut table = Columns::new(&["NAME", ">SIZE", "CACHE", "LUNS", "UUID"]);
     for volume in volumes {
-        let places: Vec<String> =
-            volume.mapped.iter().map(|place| format!("{}#{}", place.target, place.lun)).collect();
+        let places: Vec<String> = volume.mapped.iter().map(super::place).collect();
         table.row([
             volume.name.to_string(),
             Size(volume.size_bytes).to_string(),
@@ -83,16 +82,21 @@ pub(crate) fn targets(targets: &[Target]) -> String {
 
 /// `lun list`.
 pub(crate) fn luns(luns: &[Lun]) -> String {
-    let mut table = Columns::new(&["TARGET", ">LUN", "VOLUME", ">SIZE", "RIGHTS", "STATE"]);
+    // A column that says the same of every LUN in most SANs is left out of them.
+    let masks = luns.iter().any(|lun| lun.initiator.is_some());
+    let headings = ["TARGET", "FOR", ">LUN", "VOLUME", ">SIZE", "RIGHTS", "STATE"];
+    let headings: Vec<&str> = headings.into_iter().filter(|heading| masks || *heading != "FOR").collect();
+    let mut table = Columns::new(&headings);
     for lun in luns {
-        table.row([
-            lun.target.clone(),
+        let whom = masks.then(|| lun.initiator.clone().unwrap_or_else(|| "all others".into()));
+        let rest = [
             lun.lun.to_string(),
             lun.volume.as_ref().map_or_else(|| lun.volume_uuid.to_string(), ToString::to_string),
             lun.size_bytes.map_or("-".into(), |bytes| Size(bytes).to_string()),
             if lun.read_only { "read-only" } else { "read-write" }.into(),
             lun.unavailable.as_ref().map_or("served".into(), |why| format!("not served: {why}")),
-        ]);
+        ];
+        table.row([lun.target.clone()].into_iter().chain(whom).chain(rest));
     }
     table.render(0)
 }
@@ -185,6 +189,7 @@ mod tests {
             mutual_chap_user: None,
             state: PathState::Standby,
             luns: Vec::new(),
+            masks: Vec::new(),
         };
         assert!(targets(std::slice::from_ref(&target)).contains("standby"));
         assert!(targets(std::slice::from_ref(&target)).contains("nobody"));
@@ -194,6 +199,24 @@ mod tests {
         target.chap_users = vec!["node1".into()];
         let text = targets(&[target]);
         assert!(text.contains("node1  *, * as node1 (from this machine only)"), "{text}");
+    }
+
+    #[test]
+    fn luns_say_whose_they_are_where_it_differs() {
+        let lun = |initiator: Option<&str>| Lun {
+            target: "iqn.t".into(),
+            initiator: initiator.map(str::to_owned),
+            lun: 3,
+            volume: Some("a/v".parse().unwrap()),
+            volume_uuid: <_>::default(),
+            read_only: false,
+            size_bytes: None,
+            unavailable: None,
+        };
+        let common = luns(&[lun(None)]);
+        assert!(common.starts_with("TARGET  LUN") && common.contains("iqn.t     3"), "{common}");
+        let both = luns(&[lun(None), lun(Some("iqn.node"))]);
+        assert!(both.contains("all others    3") && both.contains("iqn.node      3"), "{both}");
     }
 
     #[test]

@@ -49,7 +49,12 @@ fn lun0() -> Volume {
         uuid: Uuid::from_u128(2),
         size_bytes: 256 << 20,
         write_cache: false,
-        mapped: vec![Mapping { target: "iqn.2026-11.org.labsan:demo".into(), lun: 0, read_only: true }],
+        mapped: vec![Mapping {
+            target: "iqn.2026-11.org.labsan:demo".into(),
+            initiator: None,
+            lun: 0,
+            read_only: true,
+        }],
     }
 }
 

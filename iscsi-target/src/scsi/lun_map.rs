@@ -122,14 +122,15 @@ impl LunMap {
         }
         let told_by_itself = {
             let mut views = self.views_mut();
-            let numbers = views.map_mut(whose).filter(|numbers| numbers.unit(lun).is_none() && lun < 0x4000);
-            let numbers = numbers.ok_or(LunTaken(lun))?;
-            let was_another = numbers.insert(lun, Arc::clone(&unit));
+            let is_free = views.map(whose).is_some_and(|numbers| numbers.unit(lun).is_none());
+            if !is_free || lun >= 0x4000 {
+                return Err(LunTaken(lun));
+            }
             for nexus in self.affected(&views, whose) {
                 unit.meet(&nexus);
             }
             unit.join(&self.port);
-            was_another
+            views.map_mut(whose).is_some_and(|numbers| numbers.insert(lun, unit))
         };
         // A unit that nobody knew yet has nothing to tell, unless it stands where another one stood.
         self.inventory_changed(whose, Some(lun).filter(|_| !told_by_itself));
