@@ -102,6 +102,7 @@ where
     Fut: Future<Output = Result<(), Failure>> + 'static,
 {
     let config = &daemon.config;
+    let was_open = state_file::is_open_to_others(&config.state_dir);
     match state_file::load(&config.state_dir)? {
         Some(mut document) => {
             document.settle_times(&crate::clock::now());
@@ -124,10 +125,29 @@ where
         prepare(here).await
     });
     arrays.await??;
+    if was_open {
+        close_to_others(daemon)?;
+    }
     let portals = config.portals.iter().map(|portal| portal.0).collect();
     daemon.targets.start(portals, daemon.pool.clone(), &daemon.workers)?;
     let listener = crate::api::bind(config)?;
     Ok(ApiServer::start(Arc::clone(daemon), listener)?)
+}
+
+/// The host's copy was open to others. It is made anew, which is private; what they have read they know.
+fn close_to_others(daemon: &Daemon) -> Result<(), StartError> {
+    let (directory, document) = (&daemon.config.state_dir, daemon.document());
+    state_file::store(directory, &document)?;
+    if document.has_secrets() {
+        let note = format!(
+            "others could read {}/san.json, which holds CHAP secrets; it is private now, but have other secrets set: \
+             raidctl target chap IQN --add --user USER --secret-file FILE",
+            directory.display()
+        );
+        tracing::warn!("{note}");
+        daemon.state().notes.push(note);
+    }
+    Ok(())
 }
 
 impl Running {

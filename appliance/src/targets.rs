@@ -304,7 +304,7 @@ fn access_state(state: PathState) -> AccessState {
 fn chap_policy(chap: &Chap) -> ChapPolicy {
     let account = |account: &san::Account| Account {
         name: account.user.clone(),
-        secret: Secret::new(account.secret.as_bytes()),
+        secret: Secret::new(account.secret.expose()),
     };
     ChapPolicy {
         accounts: chap.accounts.iter().map(account).collect(),

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::needless_pass_by_value)]
 
 use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -316,6 +317,41 @@ fn rules_and_luns_of_single_initiators_survive_a_kill_and_go_before_what_they_le
     daemon.post(&target(IQN, "/deny"), json!({"initiator": NODE}));
     for path in ["/chap/two", ""] {
         assert_eq!(daemon.call("DELETE", &target(IQN, path), &Value::Null).0, 200, "{path}");
+    }
+    daemon.stop();
+}
+
+#[test]
+fn files_that_hold_secrets_are_private_and_a_start_says_so_if_one_was_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let mode = |path: &str| std::fs::metadata(dir.path().join(path)).unwrap().permissions().mode() & 0o777;
+    let daemon = Daemon::start(dir.path());
+    daemon.make_array();
+    daemon.post(paths::TARGETS, json!({"iqn": IQN}));
+    daemon.post(&target(IQN, "/chap"), json!({"user": "node", "secret": "a long enough secret"}));
+    assert_eq!((mode("state"), mode("state/san.json")), (0o700, 0o600));
+    // The arrays carry the secrets too.
+    assert_eq!((mode("d0.img"), mode("d1.img")), (0o600, 0o600));
+    let noted =
+        |daemon: &Daemon| daemon.get(paths::STATUS)["notes"].to_string().contains("others could read");
+    daemon.stop();
+    let copy = dir.path().join("state/san.json");
+    std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let daemon = Daemon::start(dir.path());
+    assert!(noted(&daemon) && mode("state/san.json") == 0o600);
+    daemon.stop();
+    let daemon = Daemon::start(dir.path());
+    assert!(!noted(&daemon));
+    // A secret in the wrong place is not quoted.
+    for (method, path, body) in [
+        ("POST", "/chap", json!({"user": "node", "secret": 123_456_789_012_u64})),
+        ("PUT", "/chap", json!({"accounts": [{"user": "node", "secret": "hunter-two!"}]})),
+        ("PUT", "/chap", json!({"accounts": [{"user": "node", "secret": ["correct horse"]}]})),
+    ] {
+        let answer = daemon.refused(method, &target(IQN, path), body, "invalid", 3).to_string();
+        for secret in ["123456789012", "hunter-two!", "correct horse"] {
+            assert!(!answer.contains(secret), "{answer}");
+        }
     }
     daemon.stop();
 }

@@ -11,6 +11,7 @@ pub mod event;
 pub mod names;
 pub mod paths;
 pub mod reservation;
+pub mod secret;
 pub mod size;
 pub mod status;
 pub mod target;
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 pub use error::{ErrorBody, ErrorCode, ExitCode};
 pub use names::{NameError, VolumePath};
+pub use secret::Secret;
 pub use size::{Size, SizeError};
 
 /// The version of the replies' meaning. It changes only when a field changes its meaning or goes away.

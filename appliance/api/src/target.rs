@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::VolumePath;
+use crate::{Secret, VolumePath};
 
 /// Who may log in to a target: whom `initiators` or one of the `rules` lets in. Nobody if there is neither.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -247,19 +247,13 @@ pub struct AccessChange {
 }
 
 /// A CHAP user with its secret, on its way to the daemon.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ChapAccount {
     /// The user's name.
     pub user: String,
     /// At least 12 characters.
-    pub secret: String,
-}
-
-impl std::fmt::Debug for ChapAccount {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ChapAccount").field("user", &self.user).finish_non_exhaustive()
-    }
+    pub secret: Secret,
 }
 
 /// Body of `PUT .../chap`: replaces what was set. Nothing given turns CHAP off.

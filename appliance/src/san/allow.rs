@@ -158,7 +158,7 @@ fn check_chap(chap: &Chap) -> Result<(), SanError> {
     }
     let check = |account: &Account| {
         names::check_chap_user(&account.user)?;
-        names::check_chap_secret(&account.secret)
+        names::check_chap_secret(account.secret.expose())
     };
     for (index, account) in chap.accounts.iter().enumerate() {
         check(account)?;

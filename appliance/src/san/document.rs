@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use labsan_api::Secret;
 use labsan_api::target::PathState;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -91,18 +92,12 @@ pub(crate) struct Chap {
 }
 
 /// A user and the secret. CHAP needs the secret itself on both sides, not a hash of it.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Account {
     /// The user's name.
     pub(crate) user: String,
     /// The secret.
-    pub(crate) secret: String,
-}
-
-impl std::fmt::Debug for Account {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Account").field("user", &self.user).finish_non_exhaustive()
-    }
+    pub(crate) secret: Secret,
 }
 
 /// One LUN.
@@ -203,6 +198,12 @@ impl SanDocument {
     pub(crate) fn needed_schema(&self) -> u32 {
         let has_new = |target: &TargetRecord| !target.access.rules.is_empty() || !target.masks.is_empty();
         if self.targets.iter().any(has_new) { 2 } else { 1 }
+    }
+
+    /// Does it hold secrets?
+    pub(crate) fn has_secrets(&self) -> bool {
+        let has = |target: &TargetRecord| !target.chap.accounts.is_empty() || target.chap.mutual.is_some();
+        self.targets.iter().any(has)
     }
 
     /// Times that lie ahead are those of a clock that was set back since: the earliest that is sure is now.

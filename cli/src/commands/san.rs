@@ -1,6 +1,7 @@
 //! `raidctl target ...`, `raidctl lun ...`, `raidctl session ...`
 
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use hyper::Method;
@@ -8,7 +9,7 @@ use labsan_api::target::{
     AccessChange, ChapAccount, CreateTarget, Luns, MapLun, Mapped, Session, Sessions, SetChap, SetPathState,
     Target, Targets,
 };
-use labsan_api::{Done, ExitCode, paths};
+use labsan_api::{Done, ExitCode, Secret, paths};
 
 use super::{Context, Outcome};
 use crate::args::{ChapArgs, Confirm, LunCommand, RuleArgs, SessionCommand, TargetCommand};
@@ -80,7 +81,8 @@ async fn chap(context: &Context, args: ChapArgs) -> Outcome {
 }
 
 /// The first line of a file, or of standard input. On a command line every process could read it.
-fn read_secret(file: &Path) -> Result<String, CliError> {
+fn read_secret(file: &Path) -> Result<Secret, CliError> {
+    warn_of_readers(file);
     let failed = |why: String| CliError::File { path: file.to_owned(), why };
     let text = if file == Path::new("-") {
         let mut text = String::new();
@@ -90,8 +92,17 @@ fn read_secret(file: &Path) -> Result<String, CliError> {
     };
     let text = text.map_err(|error| failed(error.to_string()))?;
     match text.lines().next() {
-        Some(secret) if !secret.is_empty() => Ok(secret.to_owned()),
+        Some(secret) if !secret.is_empty() => Ok(secret.into()),
         _ => Err(failed("its first line, the secret, is empty".into())),
+    }
+}
+
+/// Not refused: the secret is as known as it is, and may have to be set to be changed.
+fn warn_of_readers(file: &Path) {
+    let Ok(metadata) = std::fs::metadata(file) else { return };
+    if metadata.is_file() && metadata.mode() & 0o077 != 0 {
+        let file = file.display();
+        eprintln!("raidctl: warning: {file} holds a secret and others may read it: chmod 600 {file}");
     }
 }
 
