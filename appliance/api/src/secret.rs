@@ -83,7 +83,8 @@ impl Visitor<'_> for Reader {
 
 impl<'de> Deserialize<'de> for Secret {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_str(Reader)
+        // Asked for a string, serde_json itself complains of anything else, and quotes it.
+        deserializer.deserialize_any(Reader)
     }
 }
 
