@@ -12,7 +12,9 @@ use iscsi_target::chap::Algorithm;
 use labsan_api::{DEFAULT_SOCKET, Size};
 use serde::Deserialize;
 
-use crate::limits::{DEFAULT_MEMORY_BYTES, MAX_SOCKET_PATH, MAX_WORKERS, MIN_MEMORY_BYTES};
+use crate::limits::{
+    DEFAULT_LUN_HOLD_SECONDS, DEFAULT_MEMORY_BYTES, MAX_SOCKET_PATH, MAX_WORKERS, MIN_MEMORY_BYTES,
+};
 
 /// iSCSI's port (RFC 7143 section 14).
 pub(crate) const ISCSI_PORT: u16 = 3260;
@@ -43,6 +45,8 @@ pub(crate) struct Config {
     pub(crate) memory: Memory,
     /// How much a second SANITIZE overwrites of a volume at most.
     pub(crate) sanitize_rate: Option<Rate>,
+    /// How long a LUN's number rests after it was freed before it means another disk.
+    pub(crate) lun_hold: Rest,
     /// What is logged: `error`, `warn`, `info`, `debug`, `trace`, or a filter of tracing's.
     pub(crate) log: String,
 }
@@ -61,6 +65,7 @@ impl Default for Config {
             engine: EngineName::Auto,
             memory: Memory(DEFAULT_MEMORY_BYTES),
             sanitize_rate: None,
+            lun_hold: Rest::default(),
             log: "info".into(),
         }
     }
@@ -103,6 +108,17 @@ pub(crate) struct Memory(pub(crate) u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub(crate) struct Rate(pub(crate) NonZeroU64);
+
+/// A time, in seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub(crate) struct Rest(pub(crate) u64);
+
+impl Default for Rest {
+    fn default() -> Self {
+        Self(DEFAULT_LUN_HOLD_SECONDS)
+    }
+}
 
 /// Permission bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -154,6 +170,9 @@ pub(crate) enum ValueError {
     /// Nothing would ever get done.
     #[error("\"{0}\" a second is no rate: leave it out if there is to be no limit")]
     NoRate(String),
+    /// Not a time.
+    #[error("\"{0}\" is no time: write it as \"90s\", \"15min\", \"1h\" or \"7d\", at most a year")]
+    Time(String),
     /// Not octal permissions.
     #[error("\"{0}\" are no permissions: write them in octal, as in \"0660\"")]
     Mode(String),
@@ -204,6 +223,19 @@ impl TryFrom<String> for Rate {
     fn try_from(text: String) -> Result<Self, ValueError> {
         let size: Size = text.parse()?;
         NonZeroU64::new(size.0).map(Self).ok_or(ValueError::NoRate(text))
+    }
+}
+
+impl TryFrom<String> for Rest {
+    type Error = ValueError;
+    fn try_from(text: String) -> Result<Self, ValueError> {
+        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let (number, unit) = text.split_at(digits);
+        let seconds = [("s", 1), ("min", 60), ("h", 3600), ("d", 86_400)]
+            .into_iter()
+            .find(|(name, _)| *name == unit.trim_start())
+            .and_then(|(_, seconds)| number.parse::<u64>().ok()?.checked_mul(seconds));
+        seconds.filter(|seconds| *seconds <= 365 * 86_400).map(Self).ok_or(ValueError::Time(text))
     }
 }
 
@@ -318,7 +350,8 @@ mod tests {
         let config = parse(
             "portals = ['10.0.0.1', '[::1]:3261,2', '2001:db8::1,3']\nscan = ['disks/*.img', '/dev/disk/by-id/x']\nsocket = 's'\n\
              socket_mode = '0600'\nsocket_group = 'disk'\nstate_dir = '/s'\nworkers = 3\nengine = 'io_uring'\n\
-             memory = '1GiB'\nsanitize_rate = '100MiB'\nchap_algorithms = ['sha3-256', 'sha256']\nlog = 'debug'\n",
+             memory = '1GiB'\nsanitize_rate = '100MiB'\nchap_algorithms = ['sha3-256', 'sha256']\nlog = 'debug'\n\
+             lun_hold = '15min'\n",
         )
         .unwrap();
         let shown = |portal: &Portal| format!("{},{}", portal.address, portal.group);
@@ -329,8 +362,11 @@ mod tests {
         assert_eq!(config.scan, [Path::new("/etc/labsan/disks/*.img"), Path::new("/dev/disk/by-id/x")]);
         assert_eq!(config.socket, Path::new("/etc/labsan/s"));
         assert_eq!((config.socket_mode.0, config.data_workers(), config.memory.0), (0o600, 3, 1 << 30));
-        assert_eq!(config.engine, EngineName::IoUring);
         assert_eq!(config.sanitize_rate, NonZeroU64::new(100 << 20).map(Rate));
+        assert_eq!((config.engine, config.lun_hold), (EngineName::IoUring, Rest(900)));
+        for (text, seconds) in [("0s", 0), ("1 h", 3600), ("7d", 604_800)] {
+            assert_eq!(parse(&format!("lun_hold = '{text}'")).unwrap().lun_hold, Rest(seconds));
+        }
     }
 
     #[test]
@@ -349,6 +385,10 @@ mod tests {
             ("engine = 'fast'", "unknown variant `fast`"),
             ("socket_mode = '999'", "no permissions"),
             ("workers = 'many'", "invalid type"),
+            ("lun_hold = '1 year'", "is no time"),
+            ("lun_hold = '366d'", "is no time"),
+            ("lun_hold = 'h'", "is no time"),
+            ("lun_hold = '99999999999999999999s'", "is no time"),
             ("workers = 1000", "workers: more than 256"),
             ("workers = 1\nworkers = 2", "line 2"),
             ("= broken", "line 1"),

@@ -17,6 +17,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::api::{ApiError, ApiServer};
 use crate::config::{Config, Portal};
 use crate::error::Failure;
+use crate::host_copy;
 use crate::lock::{Lock, LockError};
 use crate::ops::assembly;
 use crate::state::Daemon;
@@ -103,13 +104,17 @@ where
     Fut: Future<Output = Result<(), Failure>> + 'static,
 {
     let config = &daemon.config;
+    let was_open = state_file::is_open_to_others(&config.state_dir);
     match state_file::load(&config.state_dir)? {
-        Some(document) => daemon.state().document = document,
+        Some(mut document) => {
+            document.settle_times(&crate::clock::now());
+            daemon.state().document = document;
+        }
         None => state_file::store(&config.state_dir, &daemon.document())?,
     }
     let here = Arc::clone(daemon);
     let arrays = daemon.workers.call_background(move || async move {
-        tokio::task::spawn_local(crate::host_copy::keep_up(Arc::clone(&here)));
+        tokio::task::spawn_local(host_copy::keep_up(Arc::clone(&here)));
         {
             let _turn = here.take_turn().await?;
             // From nothing: what the host's copy says is served even if no array carries it.
@@ -123,6 +128,9 @@ where
         prepare(here).await
     });
     arrays.await??;
+    if was_open {
+        close_to_others(daemon).await?;
+    }
     daemon.targets.start(server_config(daemon), &daemon.workers)?;
     let listener = crate::api::bind(config)?;
     Ok(ApiServer::start(Arc::clone(daemon), listener)?)
@@ -136,6 +144,21 @@ fn server_config(daemon: &Daemon) -> ServerConfig {
         algorithms: config.chap_algorithms.iter().map(|known| known.0).collect(),
         ..ServerConfig::new(portals, daemon.pool.clone())
     }
+}
+
+/// The host's copy was open to others. It is made anew, which is private; what they have read they know.
+async fn close_to_others(daemon: &Daemon) -> Result<(), StartError> {
+    host_copy::catch_up(daemon).await?;
+    if daemon.document().has_secrets() {
+        let note = format!(
+            "others could read {}/san.json, which holds CHAP secrets; it is private now, but have other secrets set: \
+             raidctl target chap IQN --add --user USER --secret-file FILE",
+            daemon.config.state_dir.display()
+        );
+        tracing::warn!("{note}");
+        daemon.state().notes.push(note);
+    }
+    Ok(())
 }
 
 impl Running {

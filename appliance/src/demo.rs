@@ -216,10 +216,20 @@ impl Demo {
         volumes::create(daemon, create).await?;
         let create = CreateTarget { iqn: TARGET.into(), alias: Some("labsan demo".into()) };
         targets::create(daemon, create).await?;
-        targets::map(daemon, MapLun { target: TARGET.into(), volume, lun: Some(0), read_only: false })
-            .await?;
-        let everybody_here =
-            AccessChange { initiator: "*".into(), drop_sessions: false, loopback_only: Some(true) };
+        let map = MapLun {
+            target: TARGET.into(),
+            volume,
+            initiator: None,
+            lun: Some(0),
+            read_only: false,
+            force: false,
+        };
+        targets::map(daemon, map).await?;
+        let everybody_here = AccessChange {
+            initiator: Some("*".into()),
+            loopback_only: Some(true),
+            ..AccessChange::default()
+        };
         targets::allow(daemon, TARGET, everybody_here).await?;
         Ok(())
     }

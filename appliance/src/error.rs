@@ -177,12 +177,14 @@ pub(crate) enum Failure {
         first: VolumePath,
     },
     /// It cannot be deleted yet.
-    #[error("volume {volume} is LUN {lun} of {target}")]
+    #[error("volume {volume} is LUN {lun} of {target}{}", option(" for ", initiator.as_deref()))]
     IsMapped {
         /// The volume.
         volume: VolumePath,
         /// One target.
         target: String,
+        /// Whose own LUN it is there.
+        initiator: Option<String>,
         /// Its number there.
         lun: u16,
     },
@@ -203,6 +205,10 @@ pub(crate) enum Failure {
     Stopping,
 }
 
+fn option(before: &str, value: Option<&str>) -> String {
+    value.map_or_else(String::new, |value| format!("{before}{value}"))
+}
+
 impl Failure {
     /// What kind of no it is.
     pub(crate) fn code(&self) -> ErrorCode {
@@ -211,7 +217,7 @@ impl Failure {
                 ErrorCode::Invalid
             }
             Self::SameDisk { .. } | Self::RelativePath(_) | Self::MixedArrays(_) => ErrorCode::Invalid,
-            Self::San(error) => san_code(error),
+            Self::San(error) => error.code(),
             Self::Targets(error) => error.code(),
             Self::SanDocument(_) | Self::StateFile(_) => ErrorCode::Io,
             Self::Create(error) => create_code(error),
@@ -250,7 +256,7 @@ impl Failure {
             }
             Self::NoKey { volume, .. } => format!("see which there are: raidctl pr list {volume}"),
             Self::NoSession(_) => "see which there are: raidctl session list".into(),
-            Self::San(error) => return san_hint(error),
+            Self::San(error) => return error.hint(),
             Self::NoDisk(_) => "to make files there, say how large: --create-size SIZE".into(),
             Self::DiskOfArray { array, .. } => format!("see it: raidctl array show {array}"),
             Self::OldDisk { disk, array } => {
@@ -258,7 +264,10 @@ impl Failure {
             }
             Self::ArrayTaken(name) => format!("use another name, or see it: raidctl array show {name}"),
             Self::HasVolumes { first, .. } => format!("delete them first: raidctl volume delete {first}"),
-            Self::IsMapped { lun, target, .. } => format!("unmap it first: raidctl lun unmap {target} {lun}"),
+            Self::IsMapped { lun, target, initiator, .. } => {
+                let whose = option(" --initiator ", initiator.as_deref());
+                format!("unmap it first: raidctl lun unmap {target} {lun}{whose}")
+            }
             Self::NoSpace { .. } => "use smaller members, or --sparse and watch the space".into(),
             Self::MixedArrays(_) => "start one at a time, or all with: raidctl array start --scan".into(),
             Self::NoMembers(_) => "look at them: raidctl disk examine PATH".into(),
@@ -337,31 +346,5 @@ fn document_code(error: &DocumentError) -> ErrorCode {
         DocumentError::Io(error) => io_code(error),
         DocumentError::Format(_) => ErrorCode::NoSpace,
         DocumentError::Unwritten => ErrorCode::Io,
-    }
-}
-
-fn san_code(error: &SanError) -> ErrorCode {
-    match error {
-        SanError::NoTarget { .. } => ErrorCode::NotFound,
-        SanError::TargetDiffers { .. } | SanError::AlreadyMapped { .. } => ErrorCode::Different,
-        SanError::LunTaken { .. } | SanError::NoFreeLun { .. } => ErrorCode::Taken,
-        SanError::LetInByPattern { .. } => ErrorCode::InUse,
-        _ => ErrorCode::Invalid,
-    }
-}
-
-fn san_hint(error: &SanError) -> Option<String> {
-    match error {
-        SanError::NoTarget { iqn } => Some(format!("make it: raidctl target create {iqn}")),
-        SanError::LunTaken { iqn, .. } => {
-            Some(format!("leave --lun out, or unmap the other: raidctl lun list ({iqn})"))
-        }
-        SanError::AlreadyMapped { iqn, lun, .. } => {
-            Some(format!("unmap it first: raidctl lun unmap {iqn} {lun}"))
-        }
-        SanError::LetInByPattern { iqn, pattern, .. } => {
-            Some(format!("deny that instead: raidctl target deny {iqn} '{pattern}'"))
-        }
-        _ => None,
     }
 }

@@ -48,7 +48,8 @@ pub(crate) async fn keep_up(daemon: Arc<Daemon>) {
     }
 }
 
-async fn catch_up(daemon: &Daemon) -> Result<(), StateFileError> {
+/// Write the document in force.
+pub(crate) async fn catch_up(daemon: &Daemon) -> Result<(), StateFileError> {
     let _turn = daemon.host_copy.lock().await;
     store(daemon, &daemon.document()).await
 }

@@ -9,6 +9,7 @@ mod advice;
 mod api;
 mod args;
 mod change;
+mod clock;
 mod config;
 mod daemon;
 mod demo;

@@ -5,8 +5,14 @@ use std::time::Duration;
 /// Targets of one SAN. With all their LUNs mapped the document still fits an array's config slot many times over.
 pub(crate) const MAX_TARGETS: usize = 128;
 
-/// Initiator patterns of one target: more than the nodes of any cluster.
-pub(crate) const MAX_INITIATORS: usize = 256;
+/// Access rules of one target, names alone among them: more than the nodes of any cluster.
+pub(crate) const MAX_RULES: usize = 256;
+
+/// Initiators of a target that have LUNs of their own, for the same reason.
+pub(crate) const MAX_MASKS: usize = 256;
+
+/// How long a freed LUN number rests if nothing is configured: nodes that lost a disk have noticed by then, or were seen to.
+pub(crate) const DEFAULT_LUN_HOLD_SECONDS: u64 = 3600;
 
 /// CHAP accounts of one target, for the same reason.
 pub(crate) const MAX_CHAP_ACCOUNTS: usize = 256;

@@ -9,11 +9,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use block_io::runtime::WorkerPool;
 use iscsi_target::chap::{Account, ChapPolicy, Secret};
-use iscsi_target::registry::{AccessPolicy, RegistryError, SessionInfo, TargetRegistry};
+use iscsi_target::registry::{RegistryError, SessionInfo, TargetRegistry};
 use iscsi_target::scsi::{AccessState, LogicalUnit, LuIdentity, LuOptions};
 use iscsi_target::server::{Portal, ServerConfig, ServerError, TargetServer};
 use labsan_api::ErrorCode;
-use labsan_api::target::{Access, PathState, Session};
+use labsan_api::target::{PathState, Session};
 use raid_core::volume::Volume;
 use uuid::Uuid;
 
@@ -91,15 +91,22 @@ impl Targets {
             }
             Step::RemoveTarget { iqn } => self.remove_target(iqn).await,
             Step::SetAccess { iqn, access } => {
-                tolerate_missing(self.registry.set_access(iqn, access_policy(access)))
+                tolerate_missing(self.registry.set_access(iqn, access.policy(iqn)))
             }
             Step::SetState { iqn, state } => tolerate_missing(self.set_state_in_registry(iqn, *state)),
             Step::SetChap { iqn, chap } => Ok(self.registry.set_chap(iqn, chap_policy(chap))?),
-            Step::UnmapLun { iqn, lun } => {
-                tolerate_missing(self.registry.unmap_lun(iqn, *lun).map(|unit| self.keep(unit)))
+            Step::UnmapLun { iqn, initiator, lun } => {
+                let unmapped = self.registry.unmap_lun_for(iqn, initiator.as_deref(), *lun);
+                tolerate_missing(unmapped.map(|unit| self.keep(unit)))
             }
-            Step::MapLun { iqn, lun } => match backing {
-                Some(backing) => self.map(iqn, lun, backing),
+            Step::Mask { iqn, initiator } => tolerate_missing(self.registry.mask_luns(iqn, initiator)),
+            Step::Unmask { iqn, initiator } => tolerate_missing(
+                self.registry
+                    .unmask_luns(iqn, initiator)
+                    .map(|units| units.into_iter().for_each(|unit| self.keep(unit))),
+            ),
+            Step::MapLun { iqn, initiator, lun } => match backing {
+                Some(backing) => self.map(iqn, initiator.as_deref(), lun, backing),
                 None => Ok(()),
             },
         }
@@ -128,12 +135,18 @@ impl Targets {
             self.registry.drop_session(session.id).await;
         }
         if let Ok(target) = self.registry.target(iqn) {
-            target.luns.units().into_iter().for_each(|(_, unit)| self.keep(unit));
+            target.luns.all_units().into_iter().for_each(|unit| self.keep(unit));
         }
         tolerate_missing(self.registry.remove_target(iqn, true))
     }
 
-    fn map(&self, iqn: &str, lun: &LunRecord, backing: Backing) -> Result<(), TargetsError> {
+    fn map(
+        &self,
+        iqn: &str,
+        whose: Option<&str>,
+        lun: &LunRecord,
+        backing: Backing,
+    ) -> Result<(), TargetsError> {
         let unit = match self.unit(backing, lun.read_only) {
             Ok(unit) => unit,
             Err(why) => {
@@ -141,10 +154,16 @@ impl Targets {
                 return Ok(());
             }
         };
-        let there = self.registry.target(iqn)?.luns.units();
+        let target = self.registry.target(iqn)?;
+        let luns = &target.luns;
+        let there = whose.map_or_else(|| luns.units(), |initiator| luns.units_of(initiator));
         let same =
             |(number, other): &(u16, Arc<LogicalUnit>)| *number == lun.lun && Arc::ptr_eq(other, &unit);
-        if there.iter().any(same) { Ok(()) } else { Ok(self.registry.map_lun(iqn, lun.lun, unit)?) }
+        if there.iter().any(same) {
+            Ok(())
+        } else {
+            Ok(self.registry.map_lun_for(iqn, whose, lun.lun, unit)?)
+        }
     }
 
     /// The logical unit of a volume, the same wherever it is mapped; with other rights it is seen in another way.
@@ -240,12 +259,21 @@ impl Targets {
         self.registry.sessions().into_iter().map(session).collect()
     }
 
-    /// End a session at once; false if there is none of that id.
-    pub(crate) async fn drop_session(&self, id: &str) -> bool {
-        match id.parse() {
-            Ok(id) => self.registry.drop_session(id).await,
-            Err(_) => false,
+    /// Is this initiator logged in to the target?
+    pub(crate) fn is_logged_in(&self, iqn: &str, initiator: &str) -> bool {
+        let is_it = |session: &SessionInfo| {
+            session.target.as_deref() == Some(iqn) && session.initiator.eq_ignore_ascii_case(initiator)
+        };
+        self.registry.sessions().iter().any(is_it)
+    }
+
+    /// End the sessions of a target that its access rules would not let in now; how many.
+    pub(crate) async fn drop_shut_out(&self, iqn: &str) -> usize {
+        let mut dropped = 0;
+        for session in self.registry.shut_out(iqn) {
+            dropped += usize::from(self.registry.drop_session(session.id).await);
         }
+        dropped
     }
 
     /// Ask the initiator to log out, and end the session when it has or its time is up; false as above.
@@ -282,14 +310,10 @@ fn access_state(state: PathState) -> AccessState {
     }
 }
 
-fn access_policy(access: &Access) -> AccessPolicy {
-    AccessPolicy { initiators: access.initiators.clone(), loopback_only: access.loopback_only }
-}
-
 fn chap_policy(chap: &Chap) -> ChapPolicy {
     let account = |account: &san::Account| Account {
         name: account.user.clone(),
-        secret: Secret::from_text(&account.secret),
+        secret: Secret::from_text(account.secret.expose()),
     };
     ChapPolicy {
         accounts: chap.accounts.iter().map(account).collect(),
@@ -303,7 +327,8 @@ fn session(info: SessionInfo) -> Session {
         target: info.target.unwrap_or_default(),
         initiator: info.initiator,
         alias: info.initiator_alias.unwrap_or_default(),
-        addresses: info.peers.iter().map(ToString::to_string).collect(),
+        addresses: info.connections.iter().map(|connection| connection.peer.to_string()).collect(),
+        account: info.connections.first().and_then(|leading| leading.account.clone()),
         isid: hex::encode(info.isid),
         header_digest: info.header_digest,
         data_digest: info.data_digest,

@@ -196,7 +196,8 @@ impl Host {
 
     pub(crate) async fn map_volume(&self, iqn: &str, array: &str, volume: &str) {
         let volume = VolumePath::new(array, volume).unwrap();
-        let request = MapLun { target: iqn.into(), volume, lun: None, read_only: false };
+        let request =
+            MapLun { target: iqn.into(), volume, lun: None, read_only: false, force: false, initiator: None };
         targets::map(&self.daemon, request).await.unwrap();
     }
 

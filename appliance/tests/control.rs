@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::needless_pass_by_value)]
 
 use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -16,6 +17,7 @@ use serde_json::{Value, json};
 
 const MEMBER_BYTES: u64 = 32 << 20;
 const IQN: &str = "iqn.2026-11.org.labsan:test";
+const NODE: &str = "iqn.2026-11.org.example:node1";
 const PATIENCE: Duration = Duration::from_secs(20);
 
 struct Daemon {
@@ -26,6 +28,10 @@ struct Daemon {
 impl Daemon {
     fn start(dir: &Path) -> Self {
         write_config(dir, "");
+        Self::spawned(dir)
+    }
+
+    fn spawned(dir: &Path) -> Self {
         let mut daemon = Self { child: spawn(dir), dir: dir.to_owned() };
         let deadline = Instant::now() + PATIENCE;
         while UnixStream::connect(dir.join("s")).is_err() {
@@ -224,6 +230,129 @@ fn a_lun_moves_with_its_array_and_its_number_is_not_soon_another_disk() {
     daemon.post(paths::VOLUMES, json!({"name": "a/w", "size_bytes": 4 << 20}));
     daemon.call("DELETE", &target(IQN, "/luns/0"), &Value::Null);
     assert_eq!(daemon.post(paths::LUNS, json!({"target": IQN, "volume": "a/w"}))["lun"], 1);
+    daemon.stop();
+}
+
+#[test]
+fn a_freed_number_rests_across_a_kill_and_an_identity_is_never_had_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(dir.path());
+    daemon.make_array();
+    let uuid = |daemon: &Daemon| daemon.get(paths::VOLUMES)["volumes"][0]["uuid"].clone();
+    let former = uuid(&daemon);
+    daemon.post(paths::TARGETS, json!({"iqn": IQN}));
+    daemon.post(paths::LUNS, json!({"target": IQN, "volume": "a/v"}));
+    for path in [&target(IQN, "/luns/0"), "/v1/volumes/a/v", &target(IQN, "")] {
+        assert_eq!(daemon.call("DELETE", path, &Value::Null).0, 200, "{path}");
+    }
+    drop(daemon); // SIGKILL
+
+    let daemon = Daemon::start(dir.path());
+    daemon.post(paths::VOLUMES, json!({"name": "a/v", "size_bytes": 8 << 20}));
+    assert_ne!(uuid(&daemon), former);
+    daemon.post(paths::TARGETS, json!({"iqn": IQN}));
+    let wish = json!({"target": IQN, "volume": "a/v", "lun": 0});
+    let answer = daemon.refused("POST", paths::LUNS, wish, "unsafe", 3);
+    assert!(answer["message"].as_str().unwrap().contains("rests for another 59 min"), "{answer}");
+    assert!(answer["hint"].as_str().unwrap().contains("--force"), "{answer}");
+    assert_eq!(daemon.post(paths::LUNS, json!({"target": IQN, "volume": "a/v"}))["lun"], 1);
+    daemon.call("DELETE", &target(IQN, "/luns/1"), &Value::Null);
+    let insisting = json!({"target": IQN, "volume": "a/v", "lun": 0, "force": true});
+    assert_eq!(daemon.post(paths::LUNS, insisting)["lun"], 0);
+    daemon.stop();
+
+    // How long is the host's affair.
+    write_config(dir.path(), "lun_hold = \"0s\"\n");
+    let daemon = Daemon::spawned(dir.path());
+    daemon.post(paths::VOLUMES, json!({"name": "a/w", "size_bytes": 8 << 20}));
+    daemon.call("DELETE", &target(IQN, "/luns/0"), &Value::Null);
+    assert_eq!(daemon.post(paths::LUNS, json!({"target": IQN, "volume": "a/w", "lun": 0}))["lun"], 0);
+    daemon.stop();
+}
+
+#[test]
+fn rules_and_luns_of_single_initiators_survive_a_kill_and_go_before_what_they_lead_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(dir.path());
+    daemon.make_array();
+    daemon.post(paths::TARGETS, json!({"iqn": IQN}));
+    let account = |user| json!({"user": user, "secret": format!("the secret of {user}")});
+    daemon.post(&target(IQN, "/chap"), account("one"));
+    daemon.post(&target(IQN, "/chap"), account("two"));
+    let rule =
+        json!({"initiator": NODE, "account": "two", "network": "::ffff:10.0.0.0/104", "portal": "10.0.0.9"});
+    daemon.post(&target(IQN, "/allow"), rule.clone());
+    daemon.post(paths::LUNS, json!({"target": IQN, "volume": "a/v", "lun": 5, "initiator": NODE}));
+    let targets = daemon.get(paths::TARGETS)["targets"].clone();
+    assert_eq!(targets[0]["access"]["rules"][0]["network"], "10.0.0.0/8", "{targets}");
+    assert_eq!((&targets[0]["luns"], &targets[0]["masks"][0]["luns"][0]["lun"]), (&json!([]), &json!(5)));
+    assert!(!targets.to_string().contains("the secret"), "{targets}");
+    drop(daemon); // SIGKILL
+
+    let daemon = Daemon::start(dir.path());
+    assert_eq!(daemon.get(paths::TARGETS)["targets"], targets);
+    let own = target(IQN, &format!("/luns/5?initiator={NODE}"));
+    let mask = target(IQN, &format!("/masks/{NODE}"));
+    let answer = daemon.refused("DELETE", "/v1/volumes/a/v", Value::Null, "in_use", 3);
+    assert!(answer["hint"].as_str().unwrap().ends_with(&format!("--initiator {NODE}")), "{answer}");
+    daemon.refused("DELETE", &mask, Value::Null, "in_use", 3);
+    daemon.refused("DELETE", &target(IQN, "/chap/two"), Value::Null, "in_use", 3);
+    daemon.refused("POST", &target(IQN, "/allow"), json!({"network": "10.0.0.0/8"}), "invalid", 3);
+    daemon.refused(
+        "POST",
+        &target(IQN, "/allow"),
+        json!({"initiator": "*", "account": "no"}),
+        "not_found",
+        4,
+    );
+    assert_eq!(
+        daemon.call("DELETE", &target(IQN, "/luns/5"), &Value::Null).1["changed"],
+        false,
+        "not of all"
+    );
+    for (method, path) in [("DELETE", &own), ("DELETE", &mask), ("PUT", &mask)] {
+        let (status, answer) = daemon.call(method, path, &Value::Null);
+        assert_eq!((status, &answer["changed"]), (200, &json!(true)), "{method} {path}: {answer}");
+    }
+    daemon.post(&target(IQN, "/deny"), json!({"initiator": NODE}));
+    for path in ["/chap/two", ""] {
+        assert_eq!(daemon.call("DELETE", &target(IQN, path), &Value::Null).0, 200, "{path}");
+    }
+    daemon.stop();
+}
+
+#[test]
+fn files_that_hold_secrets_are_private_and_a_start_says_so_if_one_was_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let mode = |path: &str| std::fs::metadata(dir.path().join(path)).unwrap().permissions().mode() & 0o777;
+    let daemon = Daemon::start(dir.path());
+    daemon.make_array();
+    daemon.post(paths::TARGETS, json!({"iqn": IQN}));
+    daemon.post(&target(IQN, "/chap"), json!({"user": "node", "secret": "a long enough secret"}));
+    assert_eq!((mode("state"), mode("state/san.json")), (0o700, 0o600));
+    // The arrays carry the secrets too.
+    assert_eq!((mode("d0.img"), mode("d1.img")), (0o600, 0o600));
+    let noted =
+        |daemon: &Daemon| daemon.get(paths::STATUS)["notes"].to_string().contains("others could read");
+    daemon.stop();
+    let copy = dir.path().join("state/san.json");
+    std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let daemon = Daemon::start(dir.path());
+    assert!(noted(&daemon) && mode("state/san.json") == 0o600);
+    daemon.stop();
+    let daemon = Daemon::start(dir.path());
+    assert!(!noted(&daemon));
+    // A secret in the wrong place is not quoted.
+    for (method, path, body) in [
+        ("POST", "/chap", json!({"user": "node", "secret": 123_456_789_012_u64})),
+        ("PUT", "/chap", json!({"accounts": [{"user": "node", "secret": "hunter-two!"}]})),
+        ("PUT", "/chap", json!({"accounts": [{"user": "node", "secret": ["correct horse"]}]})),
+    ] {
+        let answer = daemon.refused(method, &target(IQN, path), body, "invalid", 3).to_string();
+        for secret in ["123456789012", "hunter-two!", "correct horse"] {
+            assert!(!answer.contains(secret), "{answer}");
+        }
+    }
     daemon.stop();
 }
 

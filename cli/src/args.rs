@@ -1,14 +1,15 @@
 //! What can raidctl be told? Nouns, then verbs. Help, completions and man pages all come from here.
 
 mod pr;
+mod san;
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use labsan_api::target::PathState;
 use labsan_api::{Size, VolumePath};
 
 pub(crate) use pr::{LunName, PrCommand};
+pub(crate) use san::{ChapArgs, LunCommand, RuleArgs, TargetCommand};
 
 /// Command line of the labsan storage appliance.
 #[derive(Debug, Parser)]
@@ -310,115 +311,6 @@ pub(crate) enum VolumeCommand {
     },
 }
 
-#[derive(Debug, Args)]
-pub(crate) struct ChapArgs {
-    /// The target.
-    pub(crate) target: String,
-    /// The user that initiators log in as.
-    #[arg(long, required_unless_present = "off", requires = "secret_file")]
-    pub(crate) user: Option<String>,
-    /// File with its secret on the first line; - for standard input.
-    #[arg(long, value_name = "FILE", requires = "user")]
-    pub(crate) secret_file: Option<PathBuf>,
-    /// The user that the target proves itself as, in return.
-    #[arg(long, value_name = "USER", requires = "mutual_secret_file", requires = "user")]
-    pub(crate) mutual: Option<String>,
-    /// File with that secret.
-    #[arg(long, value_name = "FILE", requires = "mutual")]
-    pub(crate) mutual_secret_file: Option<PathBuf>,
-    /// Ask for CHAP no longer.
-    #[arg(long, conflicts_with_all = ["user", "mutual"])]
-    pub(crate) off: bool,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum TargetCommand {
-    /// Make a target. It lets nobody in until `allow`.
-    Create {
-        /// Its name, for example iqn.2026-11.org.example:cluster1.
-        target: String,
-        /// A name for people.
-        #[arg(long)]
-        alias: Option<String>,
-    },
-    /// All targets.
-    List,
-    /// Take a target away, with its LUN map and access list. Volumes are kept.
-    Delete {
-        /// The target.
-        target: String,
-        #[command(flatten)]
-        confirm: Confirm,
-    },
-    /// Let an initiator in.
-    Allow {
-        /// The target.
-        target: String,
-        /// Its name, the beginning of names followed by '*', or '*' for anybody.
-        initiator: String,
-        /// Only connections from this machine.
-        #[arg(long)]
-        loopback_only: bool,
-        /// Connections from everywhere, after all.
-        #[arg(long, conflicts_with = "loopback_only")]
-        from_anywhere: bool,
-    },
-    /// Let an initiator in no longer.
-    Deny {
-        /// The target.
-        target: String,
-        /// What was allowed.
-        initiator: String,
-        /// Also end its sessions.
-        #[arg(long)]
-        drop_sessions: bool,
-    },
-    /// Ask initiators for a password (CHAP).
-    Chap(ChapArgs),
-    /// Say what initiators may do through a target that is one of several ways to its volumes (ALUA).
-    State {
-        /// The target.
-        target: String,
-        /// The state.
-        #[arg(value_parser = path_state)]
-        state: PathState,
-    },
-}
-
-fn path_state(text: &str) -> Result<PathState, String> {
-    let names = PathState::ALL.map(|(_, name)| name).join(", ");
-    let found = PathState::ALL.into_iter().find(|(_, name)| *name == text);
-    found.map(|(state, _)| state).ok_or_else(|| format!("it is one of {names}"))
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum LunCommand {
-    /// Make a volume visible in a target.
-    Map {
-        /// The target.
-        target: String,
-        /// ARRAY/NAME.
-        volume: VolumePath,
-        /// Its number [default: the next that was not used lately].
-        #[arg(long)]
-        lun: Option<u16>,
-        /// Refuse writes.
-        #[arg(long)]
-        read_only: bool,
-    },
-    /// Take a LUN out of a target. The volume is kept.
-    Unmap {
-        /// The target.
-        target: String,
-        /// Its number.
-        lun: u16,
-        #[command(flatten)]
-        confirm: Confirm,
-    },
-    /// All LUNs.
-    List,
-}
-
 #[derive(Debug, Subcommand)]
 pub(crate) enum SessionCommand {
     /// Who is logged in.
@@ -469,9 +361,19 @@ mod tests {
             "volume resize demo/lun0 --size 2TiB",
             "target chap iqn.2026-11.org.labsan:x --user u --secret-file f --mutual t --mutual-secret-file g",
             "target chap iqn.2026-11.org.labsan:x --off",
+            "target chap iqn.2026-11.org.labsan:x --add --user u --secret-file -",
+            "target chap iqn.2026-11.org.labsan:x --remove u",
             "target allow iqn.2026-11.org.labsan:x * --loopback-only",
+            "target allow iqn.2026-11.org.labsan:x --initiator * --account u --network 10.0.0.0/8 --portal 10.0.0.9",
+            "target allow iqn.2026-11.org.labsan:x --account u",
+            "target deny iqn.2026-11.org.labsan:x iqn.2026-11.org.example:a --drop-sessions",
+            "target deny iqn.2026-11.org.labsan:x --network 10.0.0.0/8",
             "lun map iqn.2026-11.org.labsan:x demo/lun0 --lun 3 --read-only",
+            "lun map iqn.2026-11.org.labsan:x demo/lun0 --lun 0 --initiator iqn.2026-11.org.example:a --force --yes",
             "lun unmap iqn.2026-11.org.labsan:x 3 -y",
+            "lun unmap iqn.2026-11.org.labsan:x 3 --initiator iqn.2026-11.org.example:a",
+            "lun mask iqn.2026-11.org.labsan:x iqn.2026-11.org.example:a",
+            "lun unmask iqn.2026-11.org.labsan:x iqn.2026-11.org.example:a --force",
             "session drop 7 --yes",
             "pr list",
             "pr list demo/lun0",
@@ -497,7 +399,14 @@ mod tests {
             "volume create demo/lun0 --size 1GB",
             "target chap iqn.2026-11.org.labsan:x",
             "target chap iqn.2026-11.org.labsan:x --user u",
+            "target chap iqn.2026-11.org.labsan:x --add",
+            "target chap iqn.2026-11.org.labsan:x --add --user u --secret-file f --mutual t --mutual-secret-file g",
+            "target chap iqn.2026-11.org.labsan:x --remove u --off",
+            "target allow iqn.2026-11.org.labsan:x",
+            "target allow iqn.2026-11.org.labsan:x a --initiator b",
+            "target deny iqn.2026-11.org.labsan:x",
             "lun unmap iqn.2026-11.org.labsan:x many",
+            "lun map iqn.2026-11.org.labsan:x demo/lun0 --force",
             "pr purge demo/lun0",
             "pr purge demo/lun0 --key 0",
             "pr purge demo/lun0 --key 1 --all",

@@ -21,7 +21,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let workers = WorkerPool::start(detect(EngineChoice::Auto)?, 2)?;
     let registry = TargetRegistry::new();
     registry.create_target(TARGET, None)?;
-    registry.set_access(TARGET, AccessPolicy { initiators: vec!["*".to_owned()], loopback_only: true })?;
+    registry.set_access(TARGET, AccessPolicy::of_names(&["*"], true))?;
     let identity = LuIdentity {
         uuid: uuid::Uuid::from_u128(0x6c61_6273_616e),
         serial: "memory".to_owned(),

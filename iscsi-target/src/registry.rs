@@ -1,12 +1,14 @@
 //! Which targets are there, who may use them, and who does? Shared by all workers, and changed while they serve.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{mpsc, oneshot};
 
+pub use crate::access::AccessPolicy;
+use crate::access::{Admission, Caller};
 use crate::chap::ChapPolicy;
 use crate::limits;
 use crate::login::Refusal;
@@ -14,8 +16,6 @@ use crate::names;
 use crate::scsi::reservations::ItNexus;
 use crate::scsi::{AccessState, LogicalUnit, LunMap, Preempted, Sense};
 use crate::server::Joining;
-
-pub use crate::access::AccessPolicy;
 
 /// Why the registry refused a change. Nothing was changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -76,6 +76,11 @@ impl Target {
         Self { name: String::new(), alias: None, luns, rules: Mutex::default() }
     }
 
+    /// May this initiator get in by this address of ours, from wherever?
+    pub(crate) fn is_open_by(&self, initiator: &str, local: SocketAddr) -> bool {
+        lock(&self.rules).access.opens(initiator, local)
+    }
+
     /// Do initiators have to be on this machine?
     pub(crate) fn is_loopback_only(&self) -> bool {
         lock(&self.rules).access.loopback_only
@@ -86,6 +91,37 @@ impl Target {
 struct Rules {
     access: AccessPolicy,
     chap: ChapPolicy,
+}
+
+impl Rules {
+    /// What a caller has to prove to be let in.
+    fn admit(&self, caller: Caller<'_>) -> Result<ChapPolicy, Refusal> {
+        let admission = self.access.admits(caller).ok_or(Refusal::Forbidden)?;
+        let mut chap = self.chap.clone();
+        if let Admission::OneOf(accounts) = admission {
+            chap.accounts.retain(|account| accounts.contains(&account.name));
+            // Without an account nothing would have to be proved at all.
+            if chap.accounts.is_empty() {
+                return Err(Refusal::Forbidden);
+            }
+        }
+        Ok(chap)
+    }
+
+    /// Would this connection be let in now?
+    fn let_in(&self, initiator: &str, connection: &Connected) -> bool {
+        let account = connection.account.as_deref();
+        let caller = Caller { initiator, peer: connection.peer, local: connection.local };
+        self.access.admits(caller).is_some_and(|admission| admission.covers(account))
+    }
+
+    /// Has it proved what is to be proved now?
+    fn has_proved(&self, account: Option<&str>) -> bool {
+        match account {
+            None => self.chap.accounts.is_empty(),
+            Some(name) => self.chap.accounts.iter().any(|account| account.name == name),
+        }
+    }
 }
 
 /// What the rest of the target asks of a session, or has to tell it.
@@ -121,6 +157,17 @@ pub(crate) enum SessionMessage {
     },
 }
 
+/// How one connection of a session came in, and as whom.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Connected {
+    /// The initiator's address.
+    pub peer: SocketAddr,
+    /// Ours.
+    pub local: SocketAddr,
+    /// The CHAP account by which it logged in; none without CHAP.
+    pub account: Option<String>,
+}
+
 /// What is known of a session.
 #[derive(Clone, Debug)]
 pub struct SessionInfo {
@@ -138,10 +185,8 @@ pub struct SessionInfo {
     pub portal_group: u16,
     /// The target; none for discovery.
     pub target: Option<String>,
-    /// The initiator's addresses, one for each connection.
-    pub peers: Vec<std::net::SocketAddr>,
-    /// Ours.
-    pub local: std::net::SocketAddr,
+    /// Its connections, the leading one first.
+    pub connections: Vec<Connected>,
     /// HeaderDigest.
     pub header_digest: bool,
     /// DataDigest.
@@ -232,9 +277,7 @@ impl TargetRegistry {
         }
         lock(&self.targets).remove(&target.name);
         // Its units may be mapped elsewhere too, and must know that this way to them is gone.
-        for (lun, _) in target.luns.units() {
-            target.luns.remove(lun);
-        }
+        target.luns.clear();
         Ok(())
     }
 
@@ -274,38 +317,99 @@ impl TargetRegistry {
 
     /// Give a target a logical unit.
     pub fn map_lun(&self, name: &str, lun: u16, unit: Arc<LogicalUnit>) -> Result<(), RegistryError> {
+        self.map_lun_for(name, None, lun, unit)
+    }
+
+    /// The same for one initiator, which then sees only what is its own; with `None` for all others.
+    pub fn map_lun_for(
+        &self,
+        name: &str,
+        whose: Option<&str>,
+        lun: u16,
+        unit: Arc<LogicalUnit>,
+    ) -> Result<(), RegistryError> {
         let target = self.target(name)?;
         let taken = RegistryError::LunTaken { target: target.name.clone(), lun };
-        target.luns.insert(lun, unit).map_err(|_| taken)?;
-        self.tell_of_change(&target.name, 0, Sense::LUNS_CHANGED);
-        Ok(())
+        // The first LUN of its own takes the others from it.
+        let masked = whose.is_some_and(|initiator| target.luns.mask(initiator));
+        let inserted = target.luns.insert_for(whose, lun, unit);
+        if masked || inserted.is_ok() {
+            self.tell_of_luns(&target, whose);
+        }
+        inserted.map_err(|_| taken)
     }
 
     /// Take a logical unit away. Commands under way in it end by themselves; the initiators are told.
     pub fn unmap_lun(&self, name: &str, lun: u16) -> Result<Arc<LogicalUnit>, RegistryError> {
+        self.unmap_lun_for(name, None, lun)
+    }
+
+    /// The same for one initiator.
+    pub fn unmap_lun_for(
+        &self,
+        name: &str,
+        whose: Option<&str>,
+        lun: u16,
+    ) -> Result<Arc<LogicalUnit>, RegistryError> {
         let target = self.target(name)?;
-        let removed = target.luns.remove(lun);
-        let removed = removed.ok_or_else(|| RegistryError::NoLun { target: target.name.clone(), lun })?;
-        self.tell_of_change(&target.name, 0, Sense::LUNS_CHANGED);
+        let missing = RegistryError::NoLun { target: target.name.clone(), lun };
+        let removed = target.luns.remove_for(whose, lun).ok_or(missing)?;
+        self.tell_of_luns(&target, whose);
         Ok(removed)
+    }
+
+    /// From now on this initiator sees only LUNs of its own, of which there are none yet.
+    pub fn mask_luns(&self, name: &str, initiator: &str) -> Result<(), RegistryError> {
+        let target = self.target(name)?;
+        if target.luns.mask(initiator) {
+            self.tell_of_luns(&target, Some(initiator));
+        }
+        Ok(())
+    }
+
+    /// From now on this initiator sees what all see. What it had of its own is given back.
+    pub fn unmask_luns(&self, name: &str, initiator: &str) -> Result<Vec<Arc<LogicalUnit>>, RegistryError> {
+        let target = self.target(name)?;
+        let unmasked = target.luns.unmask(initiator);
+        if unmasked.changed {
+            self.tell(&target, |session| {
+                let is_it = session.initiator.eq_ignore_ascii_case(initiator);
+                is_it.then_some((0, Sense::LUNS_CHANGED)).into_iter().collect()
+            });
+        }
+        Ok(unmasked.units)
     }
 
     /// The unit's device has grown or shrunk: every initiator that reaches it is told.
     pub fn capacity_changed(&self, unit: &LogicalUnit) {
         unit.capacity_changed();
         for target in self.targets() {
-            for lun in target.luns.addresses_of(unit) {
-                self.tell_of_change(&target.name, lun, Sense::CAPACITY_CHANGED);
-            }
+            self.tell(&target, |session| {
+                let luns = target.luns.addresses_of(&session.initiator, unit);
+                luns.into_iter().map(|lun| (lun, Sense::CAPACITY_CHANGED)).collect()
+            });
         }
+    }
+
+    /// Those who see this map of the target have other LUNs than before.
+    fn tell_of_luns(&self, target: &Target, whose: Option<&str>) {
+        self.tell(target, |session| {
+            let sees = target.luns.is_seen_by(whose, &session.initiator);
+            sees.then_some((0, Sense::LUNS_CHANGED)).into_iter().collect()
+        });
     }
 
     /// An initiator with nothing to do would not meet the unit attention for long: a message lets it look at once. The unit
     /// attention stays for those that do not listen.
-    fn tell_of_change(&self, target: &str, lun: u64, sense: Sense) {
-        for mailbox in self.mailboxes(0, |name| name == target) {
-            // Full: it has much else to hear.
-            let _ = mailbox.try_send(SessionMessage::Changed { lun, sense });
+    fn tell(&self, target: &Target, what: impl Fn(&SessionInfo) -> Vec<(u64, Sense)>) {
+        for session in lock(&self.sessions).values() {
+            if session.info.target.as_ref() != Some(&target.name) {
+                continue;
+            }
+            for (lun, sense) in what(&session.info) {
+                // Full: it has much else to hear.
+                let _ = session.mailbox.try_send(SessionMessage::Changed { lun, sense });
+            }
         }
     }
 
@@ -335,16 +439,36 @@ impl TargetRegistry {
         true
     }
 
-    /// May this initiator, coming from there, log in, and what must it prove?
-    pub(crate) fn admit(&self, initiator: &str, target: &str, peer: IpAddr) -> Result<ChapPolicy, Refusal> {
-        let target = self.target(target).map_err(|_| Refusal::NotFound)?;
+    /// The sessions of a target of which its access rules would not let every connection in now.
+    pub fn shut_out(&self, name: &str) -> Vec<SessionInfo> {
+        let Ok(target) = self.target(name) else { return Vec::new() };
+        let mut sessions = self.sessions();
         let rules = lock(&target.rules);
-        if rules.access.admits(initiator, peer) { Ok(rules.chap.clone()) } else { Err(Refusal::Forbidden) }
+        sessions.retain(|session| {
+            let let_in = |connection| rules.let_in(&session.initiator, connection);
+            session.target.as_ref() == Some(&target.name) && !session.connections.iter().all(let_in)
+        });
+        sessions
     }
 
-    /// The targets this initiator is to hear of.
-    pub(crate) fn visible(&self, initiator: &str, peer: IpAddr) -> Vec<Arc<Target>> {
-        let admits = |target: &Arc<Target>| lock(&target.rules).access.admits(initiator, peer);
+    /// May this caller log in, and what must it prove?
+    pub(crate) fn admit(&self, caller: Caller<'_>, target: &str) -> Result<ChapPolicy, Refusal> {
+        let target = self.target(target).map_err(|_| Refusal::NotFound)?;
+        let rules = lock(&target.rules);
+        rules.admit(caller)
+    }
+
+    /// Is a connection that was entered just now still one that may be there? A login takes a while, and what was changed since
+    /// it was admitted has dropped only the sessions that were there.
+    pub(crate) fn still_admits(&self, initiator: &str, connection: &Connected, target: &Arc<Target>) -> bool {
+        let there = self.target(&target.name).is_ok_and(|there| Arc::ptr_eq(&there, target));
+        let rules = lock(&target.rules);
+        there && rules.let_in(initiator, connection) && rules.has_proved(connection.account.as_deref())
+    }
+
+    /// The targets this caller is to hear of: those that may let it in here.
+    pub(crate) fn visible(&self, caller: Caller<'_>) -> Vec<Arc<Target>> {
+        let admits = |target: &Arc<Target>| lock(&target.rules).access.admits(caller).is_some();
         self.targets().into_iter().filter(admits).collect()
     }
 
@@ -377,10 +501,10 @@ impl TargetRegistry {
         }
     }
 
-    /// From where a session's connections come now.
-    pub(crate) fn set_peers(&self, id: u64, peers: Vec<std::net::SocketAddr>) {
+    /// A session's connections have come or gone.
+    pub(crate) fn set_connections(&self, id: u64, connections: Vec<Connected>) {
         if let Some(session) = lock(&self.sessions).get_mut(&id) {
-            session.info.peers = peers;
+            session.info.connections = connections;
         }
     }
 
@@ -409,31 +533,35 @@ impl TargetRegistry {
         }
     }
 
-    /// The mailboxes of a target's sessions but one.
-    pub(crate) fn others(&self, target: &str, but: u64) -> Vec<mpsc::Sender<SessionMessage>> {
-        self.mailboxes(but, |name| name == target)
+    /// The mailboxes of a target's sessions but one that see one of these units there.
+    pub(crate) fn others_behind(
+        &self,
+        target: &Target,
+        units: &[Arc<LogicalUnit>],
+        but: u64,
+    ) -> Vec<mpsc::Sender<SessionMessage>> {
+        self.mailboxes(but, |session| {
+            session.target.as_ref() == Some(&target.name) && target.luns.shows_any(&session.initiator, units)
+        })
     }
 
-    /// The mailboxes of all sessions but one that reach one of these units, by whatever target.
+    /// The mailboxes of all sessions but one that see one of these units, by whatever target and number.
     pub(crate) fn others_at(
         &self,
         units: &[Arc<LogicalUnit>],
         but: u64,
     ) -> Vec<mpsc::Sender<SessionMessage>> {
-        let reaches = |target: &Arc<Target>| target.luns.maps_any(units);
-        let names: Vec<String> = self
-            .targets()
-            .iter()
-            .filter(|target| reaches(target))
-            .map(|target| target.name.clone())
-            .collect();
-        self.mailboxes(but, |name| names.iter().any(|other| other == name))
+        let targets = self.targets();
+        self.mailboxes(but, |session| {
+            let target = targets.iter().find(|target| session.target.as_ref() == Some(&target.name));
+            target.is_some_and(|target| target.luns.shows_any(&session.initiator, units))
+        })
     }
 
     /// Every logical unit that is a view of one of these.
     pub(crate) fn views_of(&self, units: &[Arc<LogicalUnit>]) -> Vec<Arc<LogicalUnit>> {
         let mut views: Vec<Arc<LogicalUnit>> = Vec::new();
-        for (_, unit) in self.targets().iter().flat_map(|target| target.luns.units()) {
+        for unit in self.targets().iter().flat_map(|target| target.luns.all_units()) {
             let wanted = units.iter().any(|other| unit.is_view_of(other));
             if wanted && !views.iter().any(|other| Arc::ptr_eq(other, &unit)) {
                 views.push(unit);
@@ -442,10 +570,10 @@ impl TargetRegistry {
         views
     }
 
-    fn mailboxes(&self, but: u64, of: impl Fn(&str) -> bool) -> Vec<mpsc::Sender<SessionMessage>> {
+    fn mailboxes(&self, but: u64, of: impl Fn(&SessionInfo) -> bool) -> Vec<mpsc::Sender<SessionMessage>> {
         lock(&self.sessions)
             .iter()
-            .filter(|(id, session)| **id != but && session.info.target.as_deref().is_some_and(&of))
+            .filter(|(id, session)| **id != but && of(&session.info))
             .map(|(_, session)| session.mailbox.clone())
             .collect()
     }
@@ -496,60 +624,4 @@ pub(crate) async fn tell(
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::atomic::AtomicUsize;
-
-    use super::*;
-    use crate::chap::{Account, Secret};
-
-    #[test]
-    fn names_are_unique_and_secrets_differ() {
-        let registry = TargetRegistry::new();
-        registry.create_target("iqn.2026-11.org.labsan:t", None).unwrap();
-        let again = registry.create_target("IQN.2026-11.org.labsan:T", None);
-        assert!(matches!(again, Err(RegistryError::TargetExists(_))));
-        assert!(matches!(registry.create_target("nonsense", None), Err(RegistryError::BadName(_))));
-        let account = |name: &str| Account { name: name.into(), secret: Secret::new("same") };
-        let chap = ChapPolicy { accounts: vec![account("a")], mutual: Some(account("b")) };
-        let refused = registry.set_chap("iqn.2026-11.org.labsan:t", chap);
-        assert_eq!(refused, Err(RegistryError::SameSecret("a".into())));
-        assert!(registry.remove_target("iqn.2026-11.org.labsan:none", false).is_err());
-        registry.remove_target("iqn.2026-11.org.labsan:t", false).unwrap();
-    }
-
-    /// The session ends at any moment, also between the sending of a message and its arrival. Two threads take turns at
-    /// hitting that moment: each round one of them lets go a little later.
-    #[test]
-    fn nobody_waits_for_a_session_that_ended_meanwhile() {
-        const ROUNDS: usize = 30_000;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        let (hand_over, taken) = std::sync::mpsc::channel::<mpsc::Receiver<SessionMessage>>();
-        let (ready, go) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                for (round, messages) in taken.into_iter().enumerate() {
-                    ready.store(round + 1, Ordering::SeqCst);
-                    while go.load(Ordering::SeqCst) <= round {
-                        std::hint::spin_loop();
-                    }
-                    (0..round % 64).for_each(|_| std::hint::spin_loop());
-                    drop(messages);
-                }
-            });
-            for round in 0..ROUNDS {
-                let (mailbox, messages) = mpsc::channel(1);
-                hand_over.send(messages).unwrap();
-                while ready.load(Ordering::SeqCst) <= round {
-                    std::hint::spin_loop();
-                }
-                let told = async {
-                    go.store(round + 1, Ordering::SeqCst);
-                    tell(&mailbox, |done| SessionMessage::Drop { done }).await;
-                };
-                let limit = std::time::Duration::from_secs(20);
-                runtime.block_on(async { tokio::time::timeout(limit, told).await }).expect("nobody told");
-            }
-            drop(hand_over);
-        });
-    }
-}
+mod tests;

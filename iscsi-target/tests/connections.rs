@@ -54,7 +54,7 @@ fn commands_have_one_order_over_all_connections_and_answers_one_each() {
     let mut one = leading(&bench, 4);
     let mut two = join(&one, &bench, 2);
     let mut three = join(&one, &bench, 3);
-    assert_eq!(bench.registry.sessions()[0].peers.len(), 3);
+    assert_eq!(bench.registry.sessions()[0].connections.len(), 3);
     for round in 0..20 {
         let first = one.cmd_sn;
         // They come from the last to the first, with data, and one that is no command.
@@ -120,7 +120,7 @@ fn a_lost_connection_ends_its_commands_and_not_the_session() {
     gate.open.store(true, Ordering::SeqCst);
     let response = one.expect(opcode::SCSI_RESPONSE);
     assert_eq!((response.tag(), response.header[3]), (own, 0));
-    bench.eventually("one connection is left", || bench.registry.sessions()[0].peers.len() == 1);
+    bench.eventually("one connection is left", || bench.registry.sessions()[0].connections.len() == 1);
     bench.eventually("all buffers are back", || bench.pool.used_bytes() == 0);
     assert_eq!(one.ready(), None);
     let mut other = Initiator::connect(bench.address);
@@ -137,10 +137,10 @@ fn logout_closes_the_connection_that_is_named_or_all() {
     assert_eq!(one.log_out(1, 9).header[2], 1, "no such connection");
     assert_eq!(one.log_out(1, 2).header[2], 0);
     assert!(two.receive().is_none());
-    bench.eventually("two are left", || bench.registry.sessions()[0].peers.len() == 2);
+    bench.eventually("two are left", || bench.registry.sessions()[0].connections.len() == 2);
     assert_eq!(three.log_out(1, 3).header[2], 0);
     assert!(three.receive().is_none());
-    bench.eventually("one is left", || bench.registry.sessions()[0].peers.len() == 1);
+    bench.eventually("one is left", || bench.registry.sessions()[0].connections.len() == 1);
     let mut four = join(&one, &bench, 2);
     assert_eq!(one.log_out(0, 0).header[2], 0);
     assert!(one.receive().is_none() && four.receive().is_none());

@@ -204,7 +204,7 @@ const ELSEWHERE: &str = "iqn.2026-11.org.labsan:elsewhere";
 /// The same unit in a second target, and an initiator that is logged in there.
 fn by_another_target(bench: &Bench) -> Initiator {
     bench.registry.create_target(ELSEWHERE, None).unwrap();
-    let everyone = AccessPolicy { initiators: vec!["*".into()], loopback_only: true };
+    let everyone = AccessPolicy::of_names(&["*"], true);
     bench.registry.set_access(ELSEWHERE, everyone).unwrap();
     let unit = bench.registry.target(TARGET).unwrap().luns.units()[0].1.clone();
     bench.registry.map_lun(ELSEWHERE, 0, unit).unwrap();

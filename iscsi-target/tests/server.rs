@@ -226,7 +226,7 @@ fn clearing_a_task_set_tells_whom_it_hit_in_every_target() {
         let (bench, gate) = gated();
         let (_, unit) = bench.registry.target(TARGET).unwrap().luns.units().remove(0);
         bench.registry.create_target(SECOND, None).unwrap();
-        let everyone = AccessPolicy { initiators: vec!["*".into()], loopback_only: true };
+        let everyone = AccessPolicy::of_names(&["*"], true);
         bench.registry.set_access(SECOND, everyone).unwrap();
         bench.registry.map_lun(SECOND, 0, unit).unwrap();
         let mut clearing = bench.login("");

@@ -84,7 +84,7 @@ fn of_logins_of_one_nexus_at_the_same_time_one_stays() {
     let logins: Vec<_> = (0..16).map(|_| std::thread::spawn(move || log_in_at(address, 1).0)).collect();
     let initiators: Vec<Initiator> = logins.into_iter().map(|login| login.join().unwrap()).collect();
     bench.eventually("one session is left", || bench.registry.sessions().len() == 1);
-    let peer = bench.registry.sessions()[0].peers[0];
+    let peer = bench.registry.sessions()[0].connections[0].peer;
     for mut initiator in initiators {
         if initiator.stream.local_addr().unwrap() == peer {
             assert!(initiator.ping().is_empty());
@@ -279,7 +279,7 @@ fn send_targets_says_in_each_kind_of_session_what_it_may() {
     const OTHER: &str = "iqn.2026-11.org.labsan:other";
     let bench = Bench::with(|config| config.portals = portals(&[("127.0.0.1:0", 1), ("127.0.0.1:0", 2)]));
     bench.registry.create_target(OTHER, None).unwrap();
-    let everyone = AccessPolicy { initiators: vec!["*".into()], loopback_only: true };
+    let everyone = AccessPolicy::of_names(&["*"], true);
     bench.registry.set_access(OTHER, everyone).unwrap();
     let [one, two] = addresses(&bench)[..] else { panic!() };
     let named = |name: &str| format!("TargetName={name}\0TargetAddress={two},2\0TargetAddress={one},1\0");

@@ -256,6 +256,13 @@ impl Daemon {
         Ok(fs::write(path, format!("{without}{key} = \"{value}\"\n"))?)
     }
 
+    /// Logs that much (a level, or a filter) from its next start on.
+    pub fn set_log(&self, filter: &str) -> Result<()> {
+        let path = self.config_path().context("it has no configuration file")?;
+        let text = fs::read_to_string(path)?.replace("log = \"debug\"", &format!("log = \"{filter}\""));
+        Ok(fs::write(path, text)?)
+    }
+
     /// Its configuration file, if it has one.
     pub fn config_path(&self) -> Option<&str> {
         (self.words[1] == "--config").then_some(self.words[2].as_str())

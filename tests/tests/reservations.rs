@@ -236,7 +236,9 @@ fn registrations_stay_while_the_volume_is_there() -> Result<()> {
     raidctl(&lab, &["volume", "delete", "lab/quorum", "--yes"])?;
     lab.daemon.raidctl(&["pr", "list"])?.ok()?.expect_said("nobody is registered")?;
     raidctl(&lab, &["volume", "create", "lab/quorum", "--size", "32MiB"])?;
-    raidctl(&lab, &["lun", "map", IQN, "lab/quorum", "--lun", "0"])?;
+    let map = ["lun", "map", IQN, "lab/quorum", "--lun", "0"];
+    lab.daemon.raidctl(&map)?.expect_code(3)?.expect_said("rests for another")?;
+    raidctl(&lab, &[&map[..], &["--force"]].concat())?;
     let mut b = node(&lab, "b")?;
     ensure!(b.keys()?.is_empty() && b.write(0, 4)? == GOOD, "another disk of the same name");
     Ok(())

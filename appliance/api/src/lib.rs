@@ -11,6 +11,7 @@ pub mod event;
 pub mod names;
 pub mod paths;
 pub mod reservation;
+pub mod secret;
 pub mod size;
 pub mod status;
 pub mod target;
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 pub use error::{ErrorBody, ErrorCode, ExitCode};
 pub use names::{NameError, VolumePath};
+pub use secret::Secret;
 pub use size::{Size, SizeError};
 
 /// The version of the replies' meaning. It changes only when a field changes its meaning or goes away.
@@ -66,9 +68,26 @@ impl Done {
     }
 }
 
+/// A duration as people say it: the two largest units.
+pub fn duration(seconds: u64) -> String {
+    let (days, hours, minutes) = (seconds / 86400, seconds / 3600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, m) => format!("{m} min {} s", seconds % 60),
+        (0, h, m) => format!("{h} h {m} min"),
+        (d, h, _) => format!("{d} d {h} h"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn durations() {
+        let said: Vec<String> = [0, 59, 60, 3599, 3600, 90_061].map(duration).to_vec();
+        assert_eq!(said, ["0 s", "59 s", "1 min 0 s", "59 min 59 s", "1 h 0 min", "1 d 1 h"]);
+    }
 
     #[test]
     fn a_reply_is_its_fields_and_the_version() {

@@ -32,14 +32,18 @@ pub const TARGET: &str = "/v1/targets/{iqn}";
 pub const TARGET_ALLOW: &str = "/v1/targets/{iqn}/allow";
 /// `POST` [`AccessChange`](crate::target::AccessChange).
 pub const TARGET_DENY: &str = "/v1/targets/{iqn}/deny";
-/// `PUT` [`SetChap`](crate::target::SetChap).
+/// `PUT` [`SetChap`](crate::target::SetChap); `POST` [`ChapAccount`](crate::target::ChapAccount): one more, or another secret.
 pub const TARGET_CHAP: &str = "/v1/targets/{iqn}/chap";
+/// `DELETE`.
+pub const TARGET_ACCOUNT: &str = "/v1/targets/{iqn}/chap/{user}";
 /// PUT.
 pub const TARGET_STATE: &str = "/v1/targets/{iqn}/state";
 /// `GET`: [`Luns`](crate::target::Luns); `POST` [`MapLun`](crate::target::MapLun): [`Mapped`](crate::target::Mapped).
 pub const LUNS: &str = "/v1/luns";
-/// `DELETE`.
+/// `DELETE`, query [`LunPlace`](crate::target::LunPlace).
 pub const LUN: &str = "/v1/targets/{iqn}/luns/{lun}";
+/// `PUT`: the initiator sees only LUNs of its own. `DELETE`, query [`Unmask`](crate::target::Unmask): what all see.
+pub const MASK: &str = "/v1/targets/{iqn}/masks/{initiator}";
 /// `GET`: [`Sessions`](crate::target::Sessions).
 pub const SESSIONS: &str = "/v1/sessions";
 /// `DELETE`.

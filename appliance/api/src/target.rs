@@ -3,16 +3,64 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::VolumePath;
+use crate::{Secret, VolumePath};
 
-/// Who may log in to a target. Both conditions must hold.
+/// Who may log in to a target: whom `initiators` or one of the `rules` lets in. Nobody if there is neither.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Access {
-    /// Initiator names, or beginnings of them followed by `*`. Empty: nobody.
+    /// Initiator names, or beginnings of them followed by `*`, that are let in without further conditions.
     pub initiators: Vec<String>,
-    /// Only connections from this machine.
+    /// Whatever else is said: only connections from this machine.
     #[serde(default)]
     pub loopback_only: bool,
+    /// Who is let in under conditions.
+    #[serde(default)]
+    pub rules: Vec<Rule>,
+}
+
+/// Conditions of which all that are given must hold. At least an initiator or an account is named.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rule {
+    /// An initiator's name, the beginning of names followed by `*`, or `*`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub initiator: Option<String>,
+    /// The CHAP account by which it has to log in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<String>,
+    /// The network it comes from: `192.0.2.0/24`, `2001:db8::/32`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<String>,
+    /// The target's address that it connects to, with or without a port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub portal: Option<String>,
+}
+
+impl Rule {
+    /// As options of `raidctl target allow` and `deny`.
+    pub fn options(&self) -> String {
+        let all = [
+            ("initiator", &self.initiator),
+            ("account", &self.account),
+            ("network", &self.network),
+            ("portal", &self.portal),
+        ];
+        let given = all.iter().filter_map(|(name, value)| Some((name, value.as_ref()?)));
+        // A shell would look for files that a `*` stands for.
+        given.map(|(name, value)| format!("--{name} '{value}'")).collect::<Vec<_>>().join(" ")
+    }
+}
+
+/// As a person reads it.
+impl std::fmt::Display for Rule {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.initiator.as_deref().unwrap_or("*"))?;
+        for (word, value) in [("as", &self.account), ("from", &self.network), ("at", &self.portal)] {
+            if let Some(value) = value {
+                write!(f, " {word} {value}")?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// What initiators may do through a target (asymmetric logical unit access, SPC-4).
@@ -77,7 +125,19 @@ pub struct Target {
     /// What initiators may do through it now.
     #[serde(default)]
     pub state: PathState,
-    /// Its LUNs by number.
+    /// Its LUNs by number, as initiators see them that have none of their own.
+    pub luns: Vec<Lun>,
+    /// Initiators that see LUNs of their own instead.
+    #[serde(default)]
+    pub masks: Vec<Mask>,
+}
+
+/// What one initiator sees of a target; nothing at all while it has no LUN.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mask {
+    /// Its name.
+    pub initiator: String,
+    /// By number.
     pub luns: Vec<Lun>,
 }
 
@@ -86,6 +146,9 @@ pub struct Target {
 pub struct Lun {
     /// The target's iSCSI name.
     pub target: String,
+    /// The initiator that alone sees it; absent: all that have no LUNs of their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub initiator: Option<String>,
     /// Its number.
     pub lun: u16,
     /// The volume; none if its array is not here.
@@ -115,6 +178,9 @@ pub struct Session {
     pub alias: String,
     /// Addresses of its connections.
     pub addresses: Vec<String>,
+    /// The CHAP account by which it logged in.
+    #[serde(default)]
+    pub account: Option<String>,
     /// Initiator session id, in hex.
     pub isid: String,
     /// CRC32C on headers.
@@ -155,12 +221,23 @@ pub struct CreateTarget {
     pub alias: Option<String>,
 }
 
-/// Body of `allow` and `deny`. `allow` narrows `loopback_only` only if it is given.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Body of `allow` and `deny`. `allow` adds a rule of the conditions that are given, an initiator or an account among them, and
+/// narrows `loopback_only` only if it is given. `deny` takes away every rule that has all conditions that are given.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AccessChange {
     /// An initiator's name, the beginning of one followed by `*`, or `*`.
-    pub initiator: String,
+    #[serde(default)]
+    pub initiator: Option<String>,
+    /// A CHAP account of the target.
+    #[serde(default)]
+    pub account: Option<String>,
+    /// The network it comes from.
+    #[serde(default)]
+    pub network: Option<String>,
+    /// The target's address that it connects to.
+    #[serde(default)]
+    pub portal: Option<String>,
     /// `deny`: also end the sessions that this shuts out.
     #[serde(default)]
     pub drop_sessions: bool,
@@ -170,19 +247,13 @@ pub struct AccessChange {
 }
 
 /// A CHAP user with its secret, on its way to the daemon.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ChapAccount {
     /// The user's name.
     pub user: String,
     /// At least 12 characters.
-    pub secret: String,
-}
-
-impl std::fmt::Debug for ChapAccount {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ChapAccount").field("user", &self.user).finish_non_exhaustive()
-    }
+    pub secret: Secret,
 }
 
 /// Body of `PUT .../chap`: replaces what was set. Nothing given turns CHAP off.
@@ -205,12 +276,36 @@ pub struct MapLun {
     pub target: String,
     /// The volume.
     pub volume: VolumePath,
+    /// For this initiator alone, which then sees only LUNs of its own; else for all that have none of their own.
+    #[serde(default)]
+    pub initiator: Option<String>,
     /// The number; the next that was not used lately if absent.
     #[serde(default)]
     pub lun: Option<u16>,
     /// Refuse writes.
     #[serde(default)]
     pub read_only: bool,
+    /// Take the number though it was another disk until lately.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// Query of `DELETE .../luns/{lun}`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LunPlace {
+    /// One of this initiator's own LUNs.
+    #[serde(default)]
+    pub initiator: Option<String>,
+}
+
+/// Query of `DELETE .../masks/{initiator}`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Unmask {
+    /// Though numbers of common LUNs were other disks to it until lately.
+    #[serde(default)]
+    pub force: bool,
 }
 
 /// Reply of `POST /v1/luns`.
@@ -234,6 +329,17 @@ mod tests {
             assert_eq!(state.to_string(), name);
             assert_eq!(serde_json::to_value(state).unwrap(), name);
         }
+    }
+
+    #[test]
+    fn a_rule_is_shown_and_typed_with_what_it_asks_for() {
+        let mut rule = Rule { account: Some("node1".into()), ..Rule::default() };
+        assert_eq!((rule.to_string(), rule.options()), ("* as node1".into(), "--account 'node1'".into()));
+        rule.initiator = Some("iqn.2026-11.org.example:*".into());
+        rule.network = Some("10.0.0.0/8".into());
+        rule.portal = Some("10.0.0.9".into());
+        assert_eq!(rule.to_string(), "iqn.2026-11.org.example:* as node1 from 10.0.0.0/8 at 10.0.0.9");
+        assert!(rule.options().ends_with("--network '10.0.0.0/8' --portal '10.0.0.9'"), "{}", rule.options());
     }
 
     #[test]

@@ -28,6 +28,9 @@ pub struct Volume {
 pub struct Mapping {
     /// The target's iSCSI name.
     pub target: String,
+    /// For this initiator alone; for all that have no LUNs of their own if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub initiator: Option<String>,
     /// The number there.
     pub lun: u16,
     /// Writes are refused there.

@@ -21,7 +21,13 @@ use crate::state::Daemon;
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         let body = self.body();
-        tracing::debug!(code = ?body.code, "refused or failed: {}", body.message);
+        // What is said of a request that makes no sense quotes it, and it may hold a secret in the wrong place.
+        let message = if matches!(self, Self::Request(_)) {
+            "the request makes no sense"
+        } else {
+            body.message.as_str()
+        };
+        tracing::debug!(code = ?body.code, "refused or failed: {message}");
         let status =
             StatusCode::from_u16(body.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         (status, Json(Reply { schema_version: SCHEMA_VERSION, body })).into_response()

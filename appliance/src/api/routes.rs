@@ -14,7 +14,9 @@ use labsan_api::array::{CreateArray, MemberChange, StartArrays};
 use labsan_api::event::{EventQuery, MAX_WAIT_SECONDS};
 use labsan_api::paths;
 use labsan_api::reservation::ReservationQuery;
-use labsan_api::target::{AccessChange, CreateTarget, MapLun, SetChap, SetPathState};
+use labsan_api::target::{
+    AccessChange, ChapAccount, CreateTarget, LunPlace, MapLun, SetChap, SetPathState, Unmask,
+};
 use labsan_api::volume::{CreateVolume, ResizeVolume};
 
 use super::on_worker;
@@ -78,10 +80,12 @@ pub(super) fn router(daemon: Arc<Daemon>) -> Router {
         .route(paths::TARGET, delete(delete_target))
         .route(paths::TARGET_ALLOW, post(allow))
         .route(paths::TARGET_DENY, post(deny))
-        .route(paths::TARGET_CHAP, put(set_chap))
+        .route(paths::TARGET_CHAP, put(set_chap).post(add_account))
+        .route(paths::TARGET_ACCOUNT, delete(remove_account))
         .route(paths::TARGET_STATE, put(set_state))
         .route(paths::LUNS, get(get_luns).post(map_lun))
         .route(paths::LUN, delete(unmap_lun))
+        .route(paths::MASK, put(mask).delete(unmask))
         .route(paths::SESSIONS, get(get_sessions))
         .route(paths::SESSION, delete(drop_session))
         .route(paths::RESERVATIONS, get(get_reservations))
@@ -214,6 +218,18 @@ async fn set_chap(State(daemon): Here, Named(iqn): Named<String>, Body(request):
     on_worker(&daemon, async move |daemon| targets::chap(&daemon, &iqn, request).await).await
 }
 
+async fn add_account(
+    State(daemon): Here,
+    Named(iqn): Named<String>,
+    Body(request): Body<ChapAccount>,
+) -> Answer {
+    on_worker(&daemon, async move |daemon| targets::add_account(&daemon, &iqn, request).await).await
+}
+
+async fn remove_account(State(daemon): Here, Named((iqn, user)): Named<(String, String)>) -> Answer {
+    on_worker(&daemon, async move |daemon| targets::remove_account(&daemon, &iqn, &user).await).await
+}
+
 async fn set_state(
     State(daemon): Here,
     Named(iqn): Named<String>,
@@ -230,8 +246,24 @@ async fn map_lun(State(daemon): Here, Body(request): Body<MapLun>) -> Answer {
     on_worker(&daemon, async move |daemon| targets::map(&daemon, request).await).await
 }
 
-async fn unmap_lun(State(daemon): Here, Named((iqn, lun)): Named<(String, u16)>) -> Answer {
-    on_worker(&daemon, async move |daemon| targets::unmap(&daemon, &iqn, lun).await).await
+async fn unmap_lun(
+    State(daemon): Here,
+    Named((iqn, lun)): Named<(String, u16)>,
+    Asked(place): Asked<LunPlace>,
+) -> Answer {
+    on_worker(&daemon, async move |daemon| targets::unmap(&daemon, &iqn, lun, place).await).await
+}
+
+async fn mask(State(daemon): Here, Named((iqn, initiator)): Named<(String, String)>) -> Answer {
+    on_worker(&daemon, async move |daemon| targets::mask(&daemon, &iqn, &initiator).await).await
+}
+
+async fn unmask(
+    State(daemon): Here,
+    Named((iqn, initiator)): Named<(String, String)>,
+    Asked(request): Asked<Unmask>,
+) -> Answer {
+    on_worker(&daemon, async move |daemon| targets::unmask(&daemon, &iqn, &initiator, request).await).await
 }
 
 async fn get_sessions(State(daemon): Here) -> Answer {

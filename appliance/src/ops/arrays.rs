@@ -158,8 +158,12 @@ pub(crate) async fn withdraw(daemon: &Daemon, name: &str) -> Result<(), Failure>
     let document = daemon.document();
     let mut steps = Vec::new();
     for target in &document.targets {
-        let of_array = target.luns.iter().filter(|lun| lun.array_uuid == uuid);
-        steps.extend(of_array.map(|lun| Step::UnmapLun { iqn: target.iqn.clone(), lun: lun.lun }));
+        let of_array = target.all_luns().filter(|(_, lun)| lun.array_uuid == uuid);
+        steps.extend(of_array.map(|(whose, lun)| Step::UnmapLun {
+            iqn: target.iqn.clone(),
+            initiator: whose.map(str::to_owned),
+            lun: lun.lun,
+        }));
     }
     change::follow(daemon, &steps).await?;
     let volumes: Vec<_> = array.volumes().iter().map(|volume| volume.uuid()).collect();

@@ -18,9 +18,9 @@ use uuid::Uuid;
 
 use crate::disks::{self, InUse};
 use crate::error::Failure;
-use crate::san::SanDocument;
 use crate::san::merge::{Copy, merge};
 use crate::san::records;
+use crate::san::{SanDocument, TargetRecord};
 use crate::state::Daemon;
 use crate::{change, engine, host_copy, replica, scan};
 
@@ -261,7 +261,8 @@ pub(crate) async fn take_along(daemon: &Arc<Daemon>, new: &[Array]) -> Result<()
     adopt_reservations(daemon, new, &copies);
     let old = daemon.document();
     copies.insert(0, Copy { array: None, document: Some(old.clone()) });
-    let merged = merge(&copies, old.san_uuid);
+    let mut merged = merge(&copies, old.san_uuid);
+    merged.document.settle_times(&crate::clock::now());
     let is_behind = |array: &Array| merged.behind.contains(&Some(array.uuid()));
     let behind: Vec<Array> = daemon.arrays().into_iter().map(|(_, array)| array).filter(is_behind).collect();
     let mut notes = change::refresh(daemon, &behind, &merged.document).await;
@@ -281,7 +282,7 @@ fn adopt_reservations(daemon: &Daemon, new: &[Array], copies: &[Copy]) {
         let copy = copies.iter().find(|copy| copy.array == Some(array.uuid()));
         let carried = copy.and_then(|copy| copy.document.as_ref()).map(|there| there.reservations.clone());
         // One that is mapped but was deleted elsewhere has left no other trace.
-        let mapped = known.targets.iter().flat_map(|target| &target.luns);
+        let mapped = known.targets.iter().flat_map(TargetRecord::all_luns).map(|(_, lun)| lun);
         let mapped = mapped.filter(|lun| lun.array_uuid == array.uuid()).map(|lun| lun.volume_uuid);
         let volumes: Vec<Uuid> = replica::volumes(array).into_iter().chain(mapped).collect();
         records::adopt(&mut known.reservations, &carried.unwrap_or_default(), &volumes);
@@ -293,9 +294,12 @@ fn serve_again(old: &SanDocument, next: &SanDocument, new: &[Array]) -> Vec<crat
     let is_new = |uuid: Uuid| new.iter().any(|array| array.uuid() == uuid);
     let mut steps = Vec::new();
     for target in &next.targets {
-        let had = |lun| old.target(&target.iqn).is_some_and(|old| old.luns.contains(lun));
-        for lun in target.luns.iter().filter(|lun| is_new(lun.array_uuid) && had(lun)) {
-            steps.push(crate::san::plan::Step::MapLun { iqn: target.iqn.clone(), lun: lun.clone() });
+        let had =
+            |place| old.target(&target.iqn).is_some_and(|old| old.all_luns().any(|there| there == place));
+        for (whose, lun) in
+            target.all_luns().filter(|(whose, lun)| is_new(lun.array_uuid) && had((*whose, lun)))
+        {
+            steps.push(crate::san::plan::map_step(target, whose, lun));
         }
     }
     steps

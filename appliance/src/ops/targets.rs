@@ -5,15 +5,18 @@ use std::sync::Arc;
 use labsan_api::Done;
 use labsan_api::names;
 use labsan_api::target::{
-    AccessChange, ChapAccount, CreateTarget, Lun, Luns, MapLun, Mapped, PathState, Session, Sessions,
-    SetChap, Target, Targets,
+    AccessChange, ChapAccount, CreateTarget, Lun, LunPlace, Luns, MapLun, Mapped, Mask, PathState, Sessions,
+    SetChap, Target, Targets, Unmask,
 };
 
 use crate::error::Failure;
-use crate::san::edit::{self, Edit, Wanted};
-use crate::san::{Account, Chap, LunRecord, SanDocument, TargetRecord};
+use crate::san::access::RuleRecord;
+use crate::san::edit::{self, Edit};
+use crate::san::hold::Hold;
+use crate::san::luns::{self, Wanted};
+use crate::san::{Account, Chap, LunRecord, SanDocument, TargetRecord, allow};
 use crate::state::Daemon;
-use crate::{change, reservations};
+use crate::{change, clock, reservations};
 
 /// All targets.
 pub(crate) fn list(daemon: &Daemon) -> Targets {
@@ -25,15 +28,26 @@ fn shown(daemon: &Daemon, target: &TargetRecord) -> Target {
     Target {
         iqn: target.iqn.clone(),
         alias: target.alias.clone(),
-        access: target.access.clone(),
+        access: target.access.shown(),
         chap_users: target.chap.accounts.iter().map(|account| account.user.clone()).collect(),
         mutual_chap_user: target.chap.mutual.as_ref().map(|account| account.user.clone()),
         state: daemon.targets.state(&target.iqn).unwrap_or(target.state),
-        luns: target.luns.iter().map(|lun| shown_lun(daemon, &target.iqn, lun)).collect(),
+        luns: shown_luns(daemon, target).into_iter().filter(|lun| lun.initiator.is_none()).collect(),
+        masks: target.masks.iter().map(|mask| shown_mask(daemon, target, &mask.initiator)).collect(),
     }
 }
 
-fn shown_lun(daemon: &Daemon, iqn: &str, lun: &LunRecord) -> Lun {
+fn shown_mask(daemon: &Daemon, target: &TargetRecord, initiator: &str) -> Mask {
+    let is_own = |lun: &Lun| lun.initiator.as_deref() == Some(initiator);
+    let luns = shown_luns(daemon, target).into_iter().filter(is_own).collect();
+    Mask { initiator: initiator.to_owned(), luns }
+}
+
+fn shown_luns(daemon: &Daemon, target: &TargetRecord) -> Vec<Lun> {
+    target.all_luns().map(|(whose, lun)| shown_lun(daemon, &target.iqn, whose, lun)).collect()
+}
+
+fn shown_lun(daemon: &Daemon, iqn: &str, whose: Option<&str>, lun: &LunRecord) -> Lun {
     let volume = daemon.volume_of(lun);
     let unavailable = match &volume {
         None => Some(format!("its array ({}) does not run here", lun.array_uuid)),
@@ -41,6 +55,7 @@ fn shown_lun(daemon: &Daemon, iqn: &str, lun: &LunRecord) -> Lun {
     };
     Lun {
         target: iqn.to_owned(),
+        initiator: whose.map(str::to_owned),
         lun: lun.lun,
         size_bytes: volume.as_ref().map(|(_, volume)| volume.record().size_bytes),
         volume: volume.map(|(name, _)| name),
@@ -53,11 +68,7 @@ fn shown_lun(daemon: &Daemon, iqn: &str, lun: &LunRecord) -> Lun {
 /// All LUNs.
 pub(crate) fn luns(daemon: &Daemon) -> Luns {
     let document = daemon.document();
-    let of_target = |target: &TargetRecord| {
-        let luns: Vec<Lun> = target.luns.iter().map(|lun| shown_lun(daemon, &target.iqn, lun)).collect();
-        luns
-    };
-    Luns { luns: document.targets.iter().flat_map(of_target).collect() }
+    Luns { luns: document.targets.iter().flat_map(|target| shown_luns(daemon, target)).collect() }
 }
 
 async fn edited(
@@ -90,47 +101,57 @@ pub(crate) async fn create(daemon: &Daemon, request: CreateTarget) -> Result<Don
 /// Take a target away; its sessions end.
 pub(crate) async fn delete(daemon: &Daemon, iqn: &str) -> Result<Done, Failure> {
     let iqn = names::fold_iscsi(iqn);
-    edited(daemon, |document| edit::delete_target(document, &iqn)).await
+    edited(daemon, |document| edit::delete_target(document, &iqn, &hold(daemon))).await
 }
 
-/// Let an initiator in.
+/// The conditions of a request.
+fn rule(request: AccessChange) -> RuleRecord {
+    let AccessChange { initiator, account, network, portal, .. } = request;
+    RuleRecord { initiator, account, network, portal, ..RuleRecord::default() }
+}
+
+/// Let in whoever a rule lets in.
 pub(crate) async fn allow(daemon: &Daemon, iqn: &str, request: AccessChange) -> Result<Done, Failure> {
-    let AccessChange { initiator, loopback_only, .. } = request;
+    let loopback_only = request.loopback_only;
     let iqn = names::fold_iscsi(iqn);
-    edited(daemon, |document| edit::allow(document, &iqn, &initiator, loopback_only)).await
+    edited(daemon, |document| allow::allow(document, &iqn, rule(request), loopback_only)).await
 }
 
-/// Let an initiator in no longer, and end its sessions if asked.
+/// Take rules away, and end the sessions of those whom no rule lets in any more, if asked.
 pub(crate) async fn deny(daemon: &Daemon, iqn: &str, request: AccessChange) -> Result<Done, Failure> {
+    let drop_sessions = request.drop_sessions;
     let iqn = &*names::fold_iscsi(iqn);
-    let mut done = edited(daemon, |document| edit::deny(document, iqn, &request.initiator)).await?;
-    if !request.drop_sessions {
-        return Ok(done);
+    let mut done = edited(daemon, |document| allow::deny(document, iqn, rule(request))).await?;
+    if drop_sessions {
+        let dropped = daemon.targets.drop_shut_out(iqn).await;
+        done.message = format!("{}; {dropped} session(s) ended", done.message);
+        done.changed |= dropped > 0;
     }
-    let document = daemon.document();
-    let let_in = |name: &str| {
-        let patterns = document.target(iqn).map(|target| &target.access.initiators);
-        patterns.is_some_and(|patterns| patterns.iter().any(|pattern| edit::matches(pattern, name)))
-    };
-    let shut_out = |session: &Session| session.target == iqn && !let_in(&session.initiator);
-    let mut dropped = 0;
-    for session in daemon.targets.sessions().into_iter().filter(shut_out) {
-        dropped += usize::from(daemon.targets.drop_session(&session.id).await);
-    }
-    done.message = format!("{}; {dropped} session(s) ended", done.message);
-    done.changed |= dropped > 0;
     Ok(done)
+}
+
+fn account(account: ChapAccount) -> Account {
+    Account { user: account.user, secret: account.secret }
 }
 
 /// Replace a target's CHAP accounts.
 pub(crate) async fn chap(daemon: &Daemon, iqn: &str, request: SetChap) -> Result<Done, Failure> {
-    let account = |account: ChapAccount| Account { user: account.user, secret: account.secret };
-    let chap = Chap {
-        accounts: request.accounts.into_iter().map(account).collect(),
-        mutual: request.mutual.map(account),
-    };
+    let accounts = request.accounts.into_iter().map(account).collect();
+    let chap = Chap { accounts, mutual: request.mutual.map(account) };
     let iqn = names::fold_iscsi(iqn);
-    edited(daemon, |document| edit::set_chap(document, &iqn, chap)).await
+    edited(daemon, |document| allow::set_chap(document, &iqn, chap)).await
+}
+
+/// Give a target one more CHAP account, or one of its accounts another secret.
+pub(crate) async fn add_account(daemon: &Daemon, iqn: &str, request: ChapAccount) -> Result<Done, Failure> {
+    let iqn = names::fold_iscsi(iqn);
+    edited(daemon, |document| allow::add_account(document, &iqn, account(request))).await
+}
+
+/// Take a CHAP account away.
+pub(crate) async fn remove_account(daemon: &Daemon, iqn: &str, user: &str) -> Result<Done, Failure> {
+    let iqn = names::fold_iscsi(iqn);
+    edited(daemon, |document| allow::remove_account(document, &iqn, user)).await
 }
 
 /// Change what initiators may do through a target, for good: also where one of them had set another state since.
@@ -156,21 +177,49 @@ pub(crate) async fn map(daemon: &Arc<Daemon>, request: MapLun) -> Result<Mapped,
     }
     let array = daemon.array(&name.array).map_err(|_| Failure::NoVolume(name.clone()))?;
     let volume = array.volume(&name.volume).ok_or_else(|| Failure::NoVolume(name.clone()))?;
+    let initiator = request.initiator.as_deref().map(names::fold_iscsi);
+    let logged_in = |initiator: &String| daemon.targets.is_logged_in(&iqn, initiator);
     let wanted = Wanted {
         array_uuid: array.uuid(),
         volume_uuid: volume.uuid(),
+        logged_in: initiator.as_ref().is_some_and(logged_in),
+        initiator,
         lun: request.lun,
         read_only: request.read_only,
+        force: request.force,
     };
-    let (edit, lun) = edit::map_lun(&document, &iqn, wanted)?;
+    let (edit, lun) = luns::map_lun(&document, &iqn, &wanted, &hold(daemon))?;
     let done = carry_out(daemon, edit).await?;
     Ok(Mapped { lun, changed: done.changed, message: format!("{name}: {}", done.message) })
 }
 
 /// Take a LUN out.
-pub(crate) async fn unmap(daemon: &Daemon, iqn: &str, lun: u16) -> Result<Done, Failure> {
-    let iqn = names::fold_iscsi(iqn);
-    edited(daemon, |document| edit::unmap_lun(document, &iqn, lun)).await
+pub(crate) async fn unmap(daemon: &Daemon, iqn: &str, lun: u16, place: LunPlace) -> Result<Done, Failure> {
+    let (iqn, whose) = (names::fold_iscsi(iqn), place.initiator.as_deref().map(names::fold_iscsi));
+    edited(daemon, |document| luns::unmap_lun(document, &iqn, whose.as_deref(), lun, &hold(daemon))).await
+}
+
+/// Let an initiator see only LUNs of its own.
+pub(crate) async fn mask(daemon: &Daemon, iqn: &str, initiator: &str) -> Result<Done, Failure> {
+    let (iqn, initiator) = (names::fold_iscsi(iqn), names::fold_iscsi(initiator));
+    let logged_in = daemon.targets.is_logged_in(&iqn, &initiator);
+    edited(daemon, |document| luns::mask(document, &iqn, &initiator, logged_in, &hold(daemon))).await
+}
+
+/// Let it see the common ones again.
+pub(crate) async fn unmask(
+    daemon: &Daemon,
+    iqn: &str,
+    initiator: &str,
+    request: Unmask,
+) -> Result<Done, Failure> {
+    let (iqn, initiator) = (names::fold_iscsi(iqn), names::fold_iscsi(initiator));
+    edited(daemon, |document| luns::unmask(document, &iqn, &initiator, request.force, &hold(daemon))).await
+}
+
+/// How long numbers rest here, and what time it is.
+fn hold(daemon: &Daemon) -> Hold {
+    Hold { now: clock::now(), seconds: daemon.config.lun_hold.0 }
 }
 
 /// Who is logged in.

@@ -8,7 +8,7 @@ use raid_core::volume::VolumeSpec;
 
 use crate::error::Failure;
 use crate::replica;
-use crate::san::SanDocument;
+use crate::san::{LunRecord, SanDocument, TargetRecord};
 use crate::state::Daemon;
 
 /// All volumes.
@@ -26,8 +26,9 @@ pub(crate) fn list(daemon: &Daemon) -> Volumes {
 
 fn shown(array: &str, volume: &raid_core::volume::Volume, document: &SanDocument) -> Volume {
     let record = volume.record();
-    let mapping = |(target, lun): (&crate::san::TargetRecord, &crate::san::LunRecord)| Mapping {
+    let mapping = |(target, whose, lun): (&TargetRecord, Option<&str>, &LunRecord)| Mapping {
         target: target.iqn.clone(),
+        initiator: whose.map(str::to_owned),
         lun: lun.lun,
         read_only: lun.read_only,
     };
@@ -99,8 +100,9 @@ pub(crate) async fn delete(daemon: &Arc<Daemon>, name: &VolumePath) -> Result<Do
         return Ok(Done::already(format!("there is no volume {name}; nothing to delete")));
     };
     let document = daemon.document();
-    if let Some((target, lun)) = document.mappings(volume.uuid()).next() {
-        return Err(Failure::IsMapped { volume: name.clone(), target: target.iqn.clone(), lun: lun.lun });
+    if let Some((target, whose, lun)) = document.mappings(volume.uuid()).next() {
+        let (target, initiator) = (target.iqn.clone(), whose.map(str::to_owned));
+        return Err(Failure::IsMapped { volume: name.clone(), target, initiator, lun: lun.lun });
     }
     array
         .delete_volume(&name.volume)

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use labsan_api::target::LunPlace;
+
 use super::*;
 use crate::ops::{assembly, targets};
 use crate::san::plan::plan;
@@ -306,7 +308,7 @@ fn the_generation_goes_on_while_the_power_does() {
         assert_eq!(host.node(&a, "n").keys().await, (3, vec![3]));
         assert_eq!(host.node(&a, "n").order(REGISTER, (0, 0)).await, GOOD);
         // Nobody is registered, so that nobody keeps the unit.
-        targets::unmap(&host.daemon, &iqn, 0).await.unwrap();
+        targets::unmap(&host.daemon, &iqn, 0, LunPlace::default()).await.unwrap();
         host.map(&iqn, "a").await;
         assert_eq!(host.node(&a, "n").keys().await, (4, vec![]));
     });

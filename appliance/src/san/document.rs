@@ -6,14 +6,17 @@
 
 use std::collections::BTreeMap;
 
-use labsan_api::target::{Access, PathState};
+use labsan_api::Secret;
+use labsan_api::target::PathState;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::access::AccessRecord;
+use super::hold::Moment;
 use super::records::{NamedPort, Records, named_ports};
 
 /// The newest meaning of the document that this labsan knows.
-pub(crate) const SCHEMA: u32 = 1;
+pub(crate) const SCHEMA: u32 = 2;
 
 /// Where the port numbers of targets without one begin; far more than there are targets lie on either side.
 const UNNUMBERED_PORTS: u16 = 0x8000;
@@ -32,6 +35,9 @@ pub(crate) struct SanDocument {
     /// Persistent reservations; of an array's copy, those of its own volumes.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) reservations: Records,
+    /// Numbers that LUNs of deleted targets had, by the targets' names: who makes one anew is talking to the same nodes.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) departed: BTreeMap<String, Vec<FreedRecord>>,
     /// Fields of a newer labsan.
     #[serde(flatten)]
     pub(crate) other: BTreeMap<String, serde_json::Value>,
@@ -47,7 +53,7 @@ pub(crate) struct TargetRecord {
     pub(crate) alias: String,
     /// Who may log in.
     #[serde(default)]
-    pub(crate) access: Access,
+    pub(crate) access: AccessRecord,
     /// How initiators prove who they are; without accounts CHAP is not asked for.
     #[serde(default)]
     pub(crate) chap: Chap,
@@ -65,6 +71,12 @@ pub(crate) struct TargetRecord {
     /// is not soon another disk to a node that still remembers it.
     #[serde(default)]
     pub(crate) next_lun: u16,
+    /// Initiators that see LUNs of their own instead, by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) masks: Vec<MaskRecord>,
+    /// Numbers that LUNs had until lately.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) freed: Vec<FreedRecord>,
     /// Fields of a newer labsan.
     #[serde(flatten)]
     pub(crate) other: BTreeMap<String, serde_json::Value>,
@@ -82,18 +94,12 @@ pub(crate) struct Chap {
 }
 
 /// A user and the secret. CHAP needs the secret itself on both sides, not a hash of it.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Account {
     /// The user's name.
     pub(crate) user: String,
     /// The secret.
-    pub(crate) secret: String,
-}
-
-impl std::fmt::Debug for Account {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Account").field("user", &self.user).finish_non_exhaustive()
-    }
+    pub(crate) secret: Secret,
 }
 
 /// One LUN.
@@ -108,6 +114,40 @@ pub(crate) struct LunRecord {
     /// Writes are refused.
     #[serde(default)]
     pub(crate) read_only: bool,
+    /// Fields of a newer labsan.
+    #[serde(flatten)]
+    pub(crate) other: BTreeMap<String, serde_json::Value>,
+}
+
+/// What one initiator sees of a target instead of its LUNs; nothing at all while there is none.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct MaskRecord {
+    /// Its name.
+    pub(crate) initiator: String,
+    /// By number.
+    #[serde(default)]
+    pub(crate) luns: Vec<LunRecord>,
+    /// As a target's.
+    #[serde(default)]
+    pub(crate) next_lun: u16,
+    /// Fields of a newer labsan.
+    #[serde(flatten)]
+    pub(crate) other: BTreeMap<String, serde_json::Value>,
+}
+
+/// A number that meant a volume until lately.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct FreedRecord {
+    /// The number.
+    pub(crate) lun: u16,
+    /// What it meant.
+    pub(crate) volume_uuid: Uuid,
+    /// To this initiator; none: to all that have no LUNs of their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) initiator: Option<String>,
+    /// Until when.
+    #[serde(flatten)]
+    pub(crate) at: Moment,
     /// Fields of a newer labsan.
     #[serde(flatten)]
     pub(crate) other: BTreeMap<String, serde_json::Value>,
@@ -133,11 +173,12 @@ impl SanDocument {
     /// The configuration of a SAN that has nothing yet.
     pub(crate) fn empty(san_uuid: Uuid) -> Self {
         Self {
-            schema: SCHEMA,
+            schema: 1,
             san_uuid,
             generation: 0,
             targets: Vec::new(),
             reservations: Records::new(),
+            departed: BTreeMap::new(),
             other: BTreeMap::new(),
         }
     }
@@ -158,6 +199,27 @@ impl SanDocument {
     pub(crate) fn same_configuration(&self, other: &Self) -> bool {
         let without = |document: &Self| Self { reservations: Records::new(), ..document.clone() };
         without(self) == without(other)
+    }
+
+    /// The version that a labsan must know to serve it rightly. One that does not know rules would lose them with its next
+    /// change; one that does not know masks would show initiators LUNs that are not for them.
+    pub(crate) fn needed_schema(&self) -> u32 {
+        let has_new = |target: &TargetRecord| !target.access.rules.is_empty() || !target.masks.is_empty();
+        if self.targets.iter().any(has_new) { 2 } else { 1 }
+    }
+
+    /// Does it hold secrets?
+    pub(crate) fn has_secrets(&self) -> bool {
+        let has = |target: &TargetRecord| !target.chap.accounts.is_empty() || target.chap.mutual.is_some();
+        self.targets.iter().any(has)
+    }
+
+    /// Times that lie ahead are those of a clock that was set back since: the earliest that is sure is now.
+    pub(crate) fn settle_times(&mut self, now: &Moment) {
+        let freed = self.targets.iter_mut().flat_map(|target| &mut target.freed);
+        for freed in freed.chain(self.departed.values_mut().flatten()) {
+            freed.at.settle(now);
+        }
     }
 
     /// The target of this name.
@@ -204,9 +266,29 @@ impl SanDocument {
         unnumbered
     }
 
-    /// Every place where the volume is mapped.
-    pub(crate) fn mappings(&self, volume: Uuid) -> impl Iterator<Item = (&TargetRecord, &LunRecord)> {
-        let luns = self.targets.iter().flat_map(|target| target.luns.iter().map(move |lun| (target, lun)));
-        luns.filter(move |(_, lun)| lun.volume_uuid == volume)
+    /// Every place where the volume is mapped, and for whom.
+    pub(crate) fn mappings(
+        &self,
+        volume: Uuid,
+    ) -> impl Iterator<Item = (&TargetRecord, Option<&str>, &LunRecord)> {
+        let luns = self.targets.iter().flat_map(|t| t.all_luns().map(move |(whose, lun)| (t, whose, lun)));
+        luns.filter(move |(.., lun)| lun.volume_uuid == volume)
+    }
+}
+
+impl TargetRecord {
+    /// What this initiator sees instead of the target's LUNs, if it has LUNs of its own.
+    pub(crate) fn mask(&self, initiator: &str) -> Option<&MaskRecord> {
+        self.masks.iter().find(|mask| mask.initiator == initiator)
+    }
+
+    /// Every LUN, and whose it is; `None`: of all that have none of their own.
+    pub(crate) fn all_luns(&self) -> impl Iterator<Item = (Option<&str>, &LunRecord)> {
+        let common = self.luns.iter().map(|lun| (None, lun));
+        common.chain(
+            self.masks
+                .iter()
+                .flat_map(|mask| mask.luns.iter().map(move |lun| (Some(mask.initiator.as_str()), lun))),
+        )
     }
 }

@@ -90,7 +90,7 @@ fn strangers(copies: &[Copy], home: Uuid) -> Vec<&SanDocument> {
 
 fn adopt(document: &mut SanDocument, stranger: &SanDocument, copies: &[Copy], notes: &mut Vec<String>) {
     let here = |array: Uuid| copies.iter().any(|copy| copy.array == Some(array));
-    let has_disks = |target: &&TargetRecord| target.luns.iter().any(|lun| here(lun.array_uuid));
+    let has_disks = |target: &&TargetRecord| target.all_luns().any(|(_, lun)| here(lun.array_uuid));
     let mut adopted = 0;
     for target in stranger.targets.iter().filter(has_disks) {
         match document.target(&target.iqn) {
@@ -111,6 +111,7 @@ fn adopt(document: &mut SanDocument, stranger: &SanDocument, copies: &[Copy], no
         }
     }
     if adopted > 0 {
+        document.schema = document.needed_schema().max(document.schema);
         document.generation = document.generation.max(stranger.generation).saturating_add(1);
         document.targets.sort_by(|a, b| a.iqn.cmp(&b.iqn));
         notes.push(format!(

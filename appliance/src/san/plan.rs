@@ -4,10 +4,11 @@
 //! Order: what goes, goes first, access before LUNs before the target; what comes is complete before it lets
 //! anybody in.
 
-use labsan_api::target::{Access, PathState};
+use labsan_api::target::PathState;
 use uuid::Uuid;
 
-use super::document::{Chap, LunRecord, SanDocument, TargetRecord};
+use super::access::AccessRecord;
+use super::document::{Chap, LunRecord, MaskRecord, SanDocument, TargetRecord};
 
 /// One thing to do.
 #[derive(Clone, Debug, PartialEq)]
@@ -21,6 +22,8 @@ pub(crate) enum Step {
     UnmapLun {
         /// The target.
         iqn: String,
+        /// Of this initiator's own.
+        initiator: Option<String>,
         /// The number.
         lun: u16,
     },
@@ -47,10 +50,26 @@ pub(crate) enum Step {
         /// The accounts.
         chap: Chap,
     },
+    /// From now on an initiator sees only LUNs of its own.
+    Mask {
+        /// The target.
+        iqn: String,
+        /// Its name.
+        initiator: String,
+    },
+    /// An initiator sees what all see.
+    Unmask {
+        /// The target.
+        iqn: String,
+        /// Its name.
+        initiator: String,
+    },
     /// Put a LUN in.
     MapLun {
         /// The target.
         iqn: String,
+        /// For this initiator alone.
+        initiator: Option<String>,
         /// What is where.
         lun: LunRecord,
     },
@@ -59,7 +78,7 @@ pub(crate) enum Step {
         /// The target.
         iqn: String,
         /// The list.
-        access: Access,
+        access: AccessRecord,
     },
 }
 
@@ -68,7 +87,7 @@ pub(crate) fn plan(from: Option<&SanDocument>, to: &SanDocument) -> Vec<Step> {
     let old = |iqn: &str| from.and_then(|document| document.target(iqn));
     let mut steps = Vec::new();
     for gone in from.iter().flat_map(|d| &d.targets).filter(|target| to.target(&target.iqn).is_none()) {
-        steps.push(Step::SetAccess { iqn: gone.iqn.clone(), access: Access::default() });
+        steps.push(Step::SetAccess { iqn: gone.iqn.clone(), access: AccessRecord::default() });
         steps.push(Step::RemoveTarget { iqn: gone.iqn.clone() });
     }
     for target in &to.targets {
@@ -82,11 +101,7 @@ pub(crate) fn plan(from: Option<&SanDocument>, to: &SanDocument) -> Vec<Step> {
 
 /// A volume that was not served where it is mapped may be served now.
 pub(crate) fn mapped_again(document: &SanDocument, volume: Uuid) -> Vec<Step> {
-    let step = |(target, lun): (&TargetRecord, &LunRecord)| Step::MapLun {
-        iqn: target.iqn.clone(),
-        lun: lun.clone(),
-    };
-    document.mappings(volume).map(step).collect()
+    document.mappings(volume).map(|(target, whose, lun)| map_step(target, whose, lun)).collect()
 }
 
 fn add(target: &TargetRecord, port: u16, steps: &mut Vec<Step>) {
@@ -98,8 +113,9 @@ fn add(target: &TargetRecord, port: u16, steps: &mut Vec<Step>) {
     if target.chap != Chap::default() {
         steps.push(Step::SetChap { iqn: iqn(), chap: target.chap.clone() });
     }
-    steps.extend(target.luns.iter().map(|lun| Step::MapLun { iqn: iqn(), lun: lun.clone() }));
-    if target.access != Access::default() {
+    steps.extend(target.masks.iter().map(|mask| mask_step(target, mask)));
+    steps.extend(target.all_luns().map(|(whose, lun)| map_step(target, whose, lun)));
+    if target.access != AccessRecord::default() {
         steps.push(Step::SetAccess { iqn: iqn(), access: target.access.clone() });
     }
 }
@@ -115,8 +131,31 @@ fn alter(old: &TargetRecord, new: &TargetRecord, steps: &mut Vec<Step>) {
     if old.access != new.access {
         steps.push(Step::SetAccess { iqn: iqn(), access: new.access.clone() });
     }
-    let gone = old.luns.iter().filter(|lun| !new.luns.contains(lun));
-    steps.extend(gone.map(|lun| Step::UnmapLun { iqn: iqn(), lun: lun.lun }));
-    let come = new.luns.iter().filter(|lun| !old.luns.contains(lun));
-    steps.extend(come.map(|lun| Step::MapLun { iqn: iqn(), lun: lun.clone() }));
+    // Who is to see less sees less first, and nobody sees a LUN while its number means two.
+    steps.extend(
+        new.masks.iter().filter(|mask| old.mask(&mask.initiator).is_none()).map(|m| mask_step(new, m)),
+    );
+    let gone = old.all_luns().filter(|(whose, lun)| !has(new, *whose, lun));
+    steps.extend(gone.map(|(whose, lun)| Step::UnmapLun {
+        iqn: iqn(),
+        initiator: whose.map(str::to_owned),
+        lun: lun.lun,
+    }));
+    let unmasked = old.masks.iter().filter(|mask| new.mask(&mask.initiator).is_none());
+    steps.extend(unmasked.map(|mask| Step::Unmask { iqn: iqn(), initiator: mask.initiator.clone() }));
+    let come = new.all_luns().filter(|(whose, lun)| !has(old, *whose, lun));
+    steps.extend(come.map(|(whose, lun)| map_step(new, whose, lun)));
+}
+
+fn has(target: &TargetRecord, whose: Option<&str>, lun: &LunRecord) -> bool {
+    target.all_luns().any(|there| there == (whose, lun))
+}
+
+fn mask_step(target: &TargetRecord, mask: &MaskRecord) -> Step {
+    Step::Mask { iqn: target.iqn.clone(), initiator: mask.initiator.clone() }
+}
+
+/// Put a LUN in, for whom it is.
+pub(crate) fn map_step(target: &TargetRecord, whose: Option<&str>, lun: &LunRecord) -> Step {
+    Step::MapLun { iqn: target.iqn.clone(), initiator: whose.map(str::to_owned), lun: lun.clone() }
 }

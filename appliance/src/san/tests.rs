@@ -1,9 +1,12 @@
 //! The SAN document's rules, each by an example that would break if the rule were dropped.
 
-use labsan_api::target::{Access, PathState};
+use labsan_api::target::PathState;
 use uuid::Uuid;
 
-use super::edit::{self, Edit, SanError, Wanted};
+use super::access::{AccessRecord, RuleRecord};
+use super::edit::{self, Edit, SanError};
+use super::hold::{Hold, Moment};
+use super::luns::{self, Wanted};
 use super::merge::{Copy, merge};
 use super::plan::{Step, plan};
 use super::records::{NoRoom, Records, adopt, check_room, of_volumes};
@@ -27,13 +30,23 @@ fn with_target(document: &SanDocument, iqn: &str) -> SanDocument {
     after(edit::create_target(document, iqn, None).unwrap())
 }
 
+/// An hour, at so many seconds after a beginning.
+fn hold(at: u64) -> Hold {
+    let now = Moment { at_unix: 1_000_000 + at, ..Moment::default() };
+    Hold { now, seconds: 3600 }
+}
+
 fn wanted(volume: u128, lun: Option<u16>) -> Wanted {
-    Wanted { array_uuid: id(100), volume_uuid: id(volume), lun, read_only: false }
+    Wanted { array_uuid: id(100), volume_uuid: id(volume), lun, ..Wanted::default() }
 }
 
 fn with_lun(document: &SanDocument, iqn: &str, volume: u128, lun: Option<u16>) -> (SanDocument, u16) {
-    let (edit, lun) = edit::map_lun(document, iqn, wanted(volume, lun)).unwrap();
+    let (edit, lun) = luns::map_lun(document, iqn, &wanted(volume, lun), &hold(0)).unwrap();
     (after(edit), lun)
+}
+
+fn by_name(initiator: &str) -> RuleRecord {
+    RuleRecord::name(initiator)
 }
 
 fn account(user: &str, secret: &str) -> Account {
@@ -45,12 +58,14 @@ fn every_change_counts_one_generation_and_repeats_count_none() {
     let one = with_target(&san(), IQN);
     assert_eq!(one.generation, 1);
     assert_eq!(edit::create_target(&one, IQN, None).unwrap().next, None);
-    let two = after(edit::allow(&one, IQN, "*", Some(true)).unwrap());
+    let two = after(allow::allow(&one, IQN, by_name("*"), Some(true)).unwrap());
     assert_eq!(two.generation, 2);
-    assert_eq!(edit::allow(&two, IQN, "*", None).unwrap().next, None);
-    assert_eq!(edit::allow(&two, IQN, "*", Some(true)).unwrap().next, None);
-    assert!(!after(edit::allow(&two, IQN, "*", Some(false)).unwrap()).targets[0].access.loopback_only);
-    assert_eq!(edit::delete_target(&san(), IQN).unwrap().next, None);
+    assert_eq!(allow::allow(&two, IQN, by_name("*"), None).unwrap().next, None);
+    assert_eq!(allow::allow(&two, IQN, by_name("*"), Some(true)).unwrap().next, None);
+    assert!(
+        !after(allow::allow(&two, IQN, by_name("*"), Some(false)).unwrap()).targets[0].access.loopback_only
+    );
+    assert_eq!(edit::delete_target(&san(), IQN, &hold(0)).unwrap().next, None);
 }
 
 #[test]
@@ -62,15 +77,15 @@ fn the_same_name_with_another_alias_is_refused() {
 
 #[test]
 fn denying_a_name_that_a_pattern_lets_in_is_refused_not_ignored() {
-    let one = after(edit::allow(&with_target(&san(), IQN), IQN, "iqn.2001-01.*", None).unwrap());
+    let one = after(allow::allow(&with_target(&san(), IQN), IQN, by_name("iqn.2001-01.*"), None).unwrap());
     let name = "iqn.2001-01.org.example:node1";
-    assert!(matches!(edit::deny(&one, IQN, name), Err(SanError::LetInByPattern { .. })));
-    let two = after(edit::allow(&one, IQN, name, None).unwrap());
-    assert!(matches!(edit::deny(&two, IQN, name), Err(SanError::LetInByPattern { .. })));
-    let three = after(edit::deny(&two, IQN, "iqn.2001-01.*").unwrap());
+    assert!(matches!(allow::deny(&one, IQN, by_name(name)), Err(SanError::LetInByPattern { .. })));
+    let two = after(allow::allow(&one, IQN, by_name(name), None).unwrap());
+    assert!(matches!(allow::deny(&two, IQN, by_name(name)), Err(SanError::LetInByPattern { .. })));
+    let three = after(allow::deny(&two, IQN, by_name("iqn.2001-01.*")).unwrap());
     assert_eq!(three.targets[0].access.initiators, [name]);
-    assert_eq!(edit::deny(&three, IQN, "iqn.2001-01.*").unwrap().next, None);
-    assert!(after(edit::deny(&three, IQN, name).unwrap()).targets[0].access.initiators.is_empty());
+    assert_eq!(allow::deny(&three, IQN, by_name("iqn.2001-01.*")).unwrap().next, None);
+    assert!(after(allow::deny(&three, IQN, by_name(name)).unwrap()).targets[0].access.initiators.is_empty());
 }
 
 #[test]
@@ -79,20 +94,18 @@ fn a_removed_number_is_not_given_out_again_soon() {
     let (two, first) = with_lun(&one, IQN, 10, None);
     let (three, second) = with_lun(&two, IQN, 11, None);
     assert_eq!((first, second), (0, 1));
-    let four = after(edit::unmap_lun(&three, IQN, 1).unwrap());
+    let four = after(luns::unmap_lun(&three, IQN, None, 1, &hold(0)).unwrap());
     let (five, third) = with_lun(&four, IQN, 12, None);
     assert_eq!(third, 2);
-    // Asked for by number it may be had.
-    assert_eq!(with_lun(&five, IQN, 13, Some(1)).1, 1);
     // When the numbers are used up the search begins again at the lowest.
     let (six, last) = with_lun(&five, IQN, 14, Some(255));
-    assert_eq!((last, with_lun(&six, IQN, 15, None).1), (255, 1));
+    assert_eq!((last, with_lun(&six, IQN, 15, None).1), (255, 3), "1 still rests");
 }
 
 #[test]
 fn a_volume_is_in_a_target_once_and_a_number_is_one_volume() {
     let (document, _) = with_lun(&with_target(&san(), IQN), IQN, 10, Some(5));
-    let map = |wanted| edit::map_lun(&document, IQN, wanted);
+    let map = |wanted: Wanted| luns::map_lun(&document, IQN, &wanted, &hold(0));
     assert_eq!(map(wanted(10, None)).unwrap().1, 5);
     assert_eq!(map(wanted(10, Some(5))).unwrap().0.next, None);
     assert!(matches!(map(wanted(10, Some(6))), Err(SanError::AlreadyMapped { lun: 5, .. })));
@@ -103,7 +116,7 @@ fn a_volume_is_in_a_target_once_and_a_number_is_one_volume() {
     assert!(matches!(map(wanted(11, Some(5))), Err(SanError::LunTaken { lun: 5, .. })));
     assert!(matches!(map(wanted(11, Some(256))), Err(SanError::LunTooHigh { lun: 256 })));
     assert!(matches!(
-        edit::map_lun(&document, "iqn.2026-11.org.labsan:b", wanted(10, None)),
+        luns::map_lun(&document, "iqn.2026-11.org.labsan:b", &wanted(10, None), &hold(0)),
         Err(SanError::NoTarget { .. })
     ));
 }
@@ -114,7 +127,10 @@ fn all_numbers_of_a_target_can_be_used() {
     for volume in 0..256 {
         document = with_lun(&document, IQN, 1000 + volume, None).0;
     }
-    assert!(matches!(edit::map_lun(&document, IQN, wanted(5, None)), Err(SanError::NoFreeLun { .. })));
+    assert!(matches!(
+        luns::map_lun(&document, IQN, &wanted(5, None), &hold(0)),
+        Err(SanError::NoFreeLun { .. })
+    ));
 }
 
 #[test]
@@ -123,23 +139,28 @@ fn names_are_kept_as_they_are_compared() {
     let iqn = "iqn.2026-11.org.labsan:folded";
     assert!(document.target(iqn).is_some());
     assert!(edit::create_target(&document, "iqn.2026-11.ORG.labsan:folded", None).unwrap().next.is_none());
-    let document = after(edit::allow(&document, iqn, "EUI.02004567A425678D", None).unwrap());
-    let document = after(edit::allow(&document, iqn, "iqn.1991-05.com.Microsoft:*", None).unwrap());
+    let document =
+        after(allow::allow(&document, iqn, RuleRecord::name("EUI.02004567A425678D"), None).unwrap());
+    let document =
+        after(allow::allow(&document, iqn, RuleRecord::name("iqn.1991-05.com.Microsoft:*"), None).unwrap());
     let names = &document.target(iqn).unwrap().access.initiators;
     assert_eq!(names[..], ["eui.02004567a425678d", "iqn.1991-05.com.microsoft:*"]);
-    let document = after(edit::deny(&document, iqn, "eui.02004567a425678D").unwrap());
+    let document = after(allow::deny(&document, iqn, RuleRecord::name("eui.02004567a425678D")).unwrap());
     assert_eq!(document.target(iqn).unwrap().access.initiators.len(), 1);
     assert!(matches!(
         edit::create_target(&document, "iqn.2026-11.org.labsan:a_b", None),
         Err(SanError::Name(_))
     ));
-    assert!(matches!(edit::allow(&document, iqn, "naa.52004567BA64678", None), Err(SanError::Name(_))));
+    assert!(matches!(
+        allow::allow(&document, iqn, RuleRecord::name("naa.52004567BA64678"), None),
+        Err(SanError::Name(_))
+    ));
 }
 
 #[test]
 fn chap_that_would_not_protect_is_refused() {
     let document = with_target(&san(), IQN);
-    let set = |accounts: Vec<Account>, mutual| edit::set_chap(&document, IQN, Chap { accounts, mutual });
+    let set = |accounts: Vec<Account>, mutual| allow::set_chap(&document, IQN, Chap { accounts, mutual });
     assert!(matches!(set(vec![account("u", "short")], None), Err(SanError::Name(_))));
     let long = "a long enough secret";
     assert!(matches!(
@@ -155,7 +176,7 @@ fn chap_that_would_not_protect_is_refused() {
     assert_eq!(set(vec![base64], Some(hex)), Err(SanError::SameSecret));
     let on = after(set(vec![account("u", long)], Some(account("t", "the target's own"))).unwrap());
     assert!(!format!("{on:?}").contains(long), "secrets stay out of logs");
-    let off = edit::set_chap(&on, IQN, Chap::default()).unwrap();
+    let off = allow::set_chap(&on, IQN, Chap::default()).unwrap();
     assert!(off.message.contains("no longer"), "{}", off.message);
 }
 
@@ -167,7 +188,7 @@ fn a_document_survives_its_json_with_fields_of_a_newer_labsan() {
     assert_eq!(SanDocument::from_json(json.clone()).unwrap(), Some(document));
     assert_eq!(SanDocument::from_json(serde_json::Value::Null).unwrap(), None);
     let mut newer = json;
-    newer["schema"] = 2.into();
+    newer["schema"] = (document::SCHEMA + 1).into();
     assert!(SanDocument::from_json(newer).unwrap_err().to_string().contains("newer labsan"));
     assert!(SanDocument::from_json(serde_json::json!({"schema": "x"})).is_err());
 }
@@ -179,7 +200,7 @@ fn copy(array: Option<u128>, document: &SanDocument) -> Copy {
 #[test]
 fn the_highest_generation_counts_and_the_others_are_named() {
     let old = with_target(&san(), IQN);
-    let new = after(edit::allow(&old, IQN, "*", None).unwrap());
+    let new = after(allow::allow(&old, IQN, by_name("*"), None).unwrap());
     let blank = Copy { array: Some(id(102)), document: None };
     let merged = merge(&[copy(None, &old), copy(Some(100), &old), copy(Some(101), &new), blank], id(9));
     assert_eq!(merged.document, new);
@@ -257,9 +278,9 @@ fn reservations_make_no_copy_newer_or_older() {
 #[test]
 fn the_plan_from_nothing_lets_nobody_in_before_the_target_is_whole() {
     let (document, _) = with_lun(&with_target(&san(), IQN), IQN, 10, None);
-    let document = after(edit::allow(&document, IQN, "*", None).unwrap());
+    let document = after(allow::allow(&document, IQN, by_name("*"), None).unwrap());
     let chap = Chap { accounts: vec![account("u", "a long enough secret")], mutual: None };
-    let document = after(edit::set_chap(&document, IQN, chap).unwrap());
+    let document = after(allow::set_chap(&document, IQN, chap).unwrap());
     let steps = plan(None, &document);
     assert!(matches!(
         steps[..],
@@ -271,23 +292,23 @@ fn the_plan_from_nothing_lets_nobody_in_before_the_target_is_whole() {
 fn a_change_touches_only_what_changed_and_can_be_taken_back() {
     let other = with_target(&san(), "iqn.2026-11.org.labsan:b");
     let (old, _) = with_lun(&with_target(&other, IQN), IQN, 10, None);
-    let new = after(edit::unmap_lun(&old, IQN, 0).unwrap());
-    assert_eq!(plan(Some(&old), &new), [Step::UnmapLun { iqn: IQN.into(), lun: 0 }]);
+    let new = after(luns::unmap_lun(&old, IQN, None, 0, &hold(0)).unwrap());
+    assert_eq!(plan(Some(&old), &new), [Step::UnmapLun { iqn: IQN.into(), initiator: None, lun: 0 }]);
     assert_eq!(
         plan(Some(&new), &old),
-        [Step::MapLun { iqn: IQN.into(), lun: old.targets[0].luns[0].clone() }]
+        [Step::MapLun { iqn: IQN.into(), initiator: None, lun: old.targets[0].luns[0].clone() }]
     );
     assert_eq!(plan(Some(&old), &old), []);
 }
 
 #[test]
 fn a_target_loses_its_access_before_it_goes() {
-    let old = after(edit::allow(&with_target(&san(), IQN), IQN, "*", None).unwrap());
-    let new = after(edit::delete_target(&old, IQN).unwrap());
+    let old = after(allow::allow(&with_target(&san(), IQN), IQN, by_name("*"), None).unwrap());
+    let new = after(edit::delete_target(&old, IQN, &hold(0)).unwrap());
     assert_eq!(
         plan(Some(&old), &new),
         [
-            Step::SetAccess { iqn: IQN.into(), access: Access::default() },
+            Step::SetAccess { iqn: IQN.into(), access: AccessRecord::default() },
             Step::RemoveTarget { iqn: IQN.into() }
         ]
     );
@@ -331,7 +352,7 @@ fn a_number_that_was_given_by_place_is_durable_when_it_is_first_seen() {
     assert_eq!(ports, [0x8000, 0x8001, 0x8002]);
     assert_eq!(merged.behind, [None, Some(id(100))]);
     assert!(merged.document.generation > document.generation);
-    let after = after(edit::delete_target(&merged.document, b).unwrap());
+    let after = after(edit::delete_target(&merged.document, b, &Hold::default()).unwrap());
     assert_eq!(after.port(&after.targets[1]), 0x8002, "another one went, and it keeps its number");
     let again = merge(&[copy(None, &after), copy(Some(100), &after)], id(9));
     assert_eq!((&again.document, again.behind), (&after, vec![]));

@@ -1,16 +1,18 @@
 //! `raidctl target ...`, `raidctl lun ...`, `raidctl session ...`
 
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use hyper::Method;
 use labsan_api::target::{
-    AccessChange, ChapAccount, CreateTarget, Luns, MapLun, Mapped, Sessions, SetChap, SetPathState, Targets,
+    AccessChange, ChapAccount, CreateTarget, Luns, MapLun, Mapped, Session, Sessions, SetChap, SetPathState,
+    Target, Targets,
 };
-use labsan_api::{Done, ExitCode, paths};
+use labsan_api::{Done, ExitCode, Secret, paths};
 
 use super::{Context, Outcome};
-use crate::args::{ChapArgs, LunCommand, SessionCommand, TargetCommand};
+use crate::args::{ChapArgs, Confirm, LunCommand, RuleArgs, SessionCommand, TargetCommand};
 use crate::confirm::confirm;
 use crate::error::CliError;
 use crate::output::lists;
@@ -33,14 +35,14 @@ pub(super) async fn target(context: &Context, command: TargetCommand) -> Outcome
             confirm(answer, &format!("Deleting target {target} takes its LUNs away{who}"))?;
             context.done(&client.delete::<Done>(paths::TARGET, &[&target]).await?)
         }
-        TargetCommand::Allow { target, initiator, loopback_only, from_anywhere } => {
+        TargetCommand::Allow { target, rule, loopback_only, from_anywhere } => {
             let limit = (loopback_only || from_anywhere).then_some(loopback_only);
-            let body = AccessChange { initiator, drop_sessions: false, loopback_only: limit };
+            let body = AccessChange { loopback_only: limit, ..conditions(rule) };
             let path = paths::fill(paths::TARGET_ALLOW, &[&target]);
             context.done(&client.send(Method::POST, &path, &body).await?)
         }
-        TargetCommand::Deny { target, initiator, drop_sessions } => {
-            let body = AccessChange { initiator, drop_sessions, loopback_only: None };
+        TargetCommand::Deny { target, rule, drop_sessions } => {
+            let body = AccessChange { drop_sessions, ..conditions(rule) };
             let path = paths::fill(paths::TARGET_DENY, &[&target]);
             context.done(&client.send(Method::POST, &path, &body).await?)
         }
@@ -52,21 +54,35 @@ pub(super) async fn target(context: &Context, command: TargetCommand) -> Outcome
     }
 }
 
+fn conditions(rule: RuleArgs) -> AccessChange {
+    let RuleArgs { initiator, named, account, network, portal } = rule;
+    AccessChange { initiator: initiator.or(named), account, network, portal, ..AccessChange::default() }
+}
+
 async fn chap(context: &Context, args: ChapArgs) -> Outcome {
+    if let Some(user) = &args.remove {
+        return context
+            .done(&context.client.delete::<Done>(paths::TARGET_ACCOUNT, &[&args.target, user]).await?);
+    }
     let account = |user: Option<String>, file: Option<&Path>| match (user, file) {
         (Some(user), Some(file)) => Ok::<_, CliError>(Some(ChapAccount { user, secret: read_secret(file)? })),
         _ => Ok(None),
     };
+    let own = account(args.user, args.secret_file.as_deref())?;
+    let path = paths::fill(paths::TARGET_CHAP, &[&args.target]);
+    if args.add {
+        return context.done(&context.client.send(Method::POST, &path, &own).await?);
+    }
     let body = SetChap {
-        accounts: account(args.user, args.secret_file.as_deref())?.into_iter().collect(),
+        accounts: own.into_iter().collect(),
         mutual: account(args.mutual, args.mutual_secret_file.as_deref())?,
     };
-    let path = paths::fill(paths::TARGET_CHAP, &[&args.target]);
     context.done(&context.client.send(Method::PUT, &path, &body).await?)
 }
 
 /// The first line of a file, or of standard input. On a command line every process could read it.
-fn read_secret(file: &Path) -> Result<String, CliError> {
+fn read_secret(file: &Path) -> Result<Secret, CliError> {
+    warn_of_readers(file);
     let failed = |why: String| CliError::File { path: file.to_owned(), why };
     let text = if file == Path::new("-") {
         let mut text = String::new();
@@ -76,29 +92,55 @@ fn read_secret(file: &Path) -> Result<String, CliError> {
     };
     let text = text.map_err(|error| failed(error.to_string()))?;
     match text.lines().next() {
-        Some(secret) if !secret.is_empty() => Ok(secret.to_owned()),
+        Some(secret) if !secret.is_empty() => Ok(secret.into()),
         _ => Err(failed("its first line, the secret, is empty".into())),
+    }
+}
+
+/// Not refused: the secret is as known as it is, and may have to be set to be changed.
+fn warn_of_readers(file: &Path) {
+    let Ok(metadata) = std::fs::metadata(file) else { return };
+    if metadata.is_file() && metadata.mode() & 0o077 != 0 {
+        let file = file.display();
+        eprintln!("raidctl: warning: {file} holds a secret and others may read it: chmod 600 {file}");
     }
 }
 
 pub(super) async fn lun(context: &Context, command: LunCommand) -> Outcome {
     let client = &context.client;
     match command {
-        LunCommand::Map { target, volume, lun, read_only } => {
-            let body = MapLun { target, volume, lun, read_only };
+        LunCommand::Map { target, volume, lun, initiator, read_only, force, confirm: answer } => {
+            if let Some(initiator) = &initiator {
+                confirm_mask(context, answer, &target, initiator).await?;
+            }
+            let body = MapLun { target, volume, initiator, lun, read_only, force };
             let answer = client.send::<_, Mapped>(Method::POST, paths::LUNS, &body).await?;
             context.show(&answer, |mapped| format!("{}\n", mapped.message));
             Ok(ExitCode::Ok)
         }
-        LunCommand::Unmap { target, lun, confirm: answer } => {
-            let users = users_of(context, &target).await?;
+        LunCommand::Unmap { target, lun, initiator, confirm: answer } => {
+            let users = users_of_lun(context, &target, initiator.as_deref()).await?;
             if users > 0 {
                 confirm(
                     answer,
                     &format!("Unmapping LUN {lun} of {target} takes it away from {users} session(s)"),
                 )?;
             }
-            context.done(&client.delete::<Done>(paths::LUN, &[&target, &lun.to_string()]).await?)
+            let mut path = paths::fill(paths::LUN, &[&target, &lun.to_string()]);
+            if let Some(initiator) = &initiator {
+                path.push_str("?initiator=");
+                paths::push_encoded(&mut path, initiator);
+            }
+            context.done(&client.send(Method::DELETE, &path, &()).await?)
+        }
+        LunCommand::Mask { target, initiator, confirm: answer } => {
+            confirm_mask(context, answer, &target, &initiator).await?;
+            let path = paths::fill(paths::MASK, &[&target, &initiator]);
+            context.done(&client.send(Method::PUT, &path, &()).await?)
+        }
+        LunCommand::Unmask { target, initiator, force } => {
+            let path = paths::fill(paths::MASK, &[&target, &initiator]);
+            context.done(&client.send(Method::DELETE, &format!("{path}?force={force}"), &()).await?)
         }
         LunCommand::List => {
             let answer = client.get::<Luns>(paths::LUNS).await?;
@@ -108,9 +150,50 @@ pub(super) async fn lun(context: &Context, command: LunCommand) -> Outcome {
     }
 }
 
+async fn sessions_at(context: &Context, target: &str) -> Result<Vec<Session>, CliError> {
+    let mut sessions = context.client.get::<Sessions>(paths::SESSIONS).await?.body.sessions;
+    sessions.retain(|session| session.target == target);
+    Ok(sessions)
+}
+
+async fn target_now(context: &Context, target: &str) -> Result<Option<Target>, CliError> {
+    let targets = context.client.get::<Targets>(paths::TARGETS).await?.body.targets;
+    Ok(targets.into_iter().find(|there| there.iqn == target))
+}
+
+/// An initiator that is given LUNs of its own loses sight of the common ones: ask where it is logged in and sees some.
+async fn confirm_mask(
+    context: &Context,
+    answer: Confirm,
+    target: &str,
+    initiator: &str,
+) -> Result<(), CliError> {
+    let Some(there) = target_now(context, target).await? else { return Ok(()) };
+    let is_masked = there.masks.iter().any(|mask| mask.initiator == initiator);
+    let is_logged_in =
+        sessions_at(context, target).await?.iter().any(|session| session.initiator == initiator);
+    if is_masked || !is_logged_in || there.luns.is_empty() {
+        return Ok(());
+    }
+    let count = there.luns.len();
+    confirm(
+        answer,
+        &format!("{initiator} is logged in, and no longer sees the {count} common LUN(s) of {target}"),
+    )
+}
+
+/// How many sessions see the LUNs that all see, or those of one initiator.
+async fn users_of_lun(context: &Context, target: &str, initiator: Option<&str>) -> Result<usize, CliError> {
+    let masks = target_now(context, target).await?.map(|there| there.masks).unwrap_or_default();
+    let sees = |session: &&Session| match initiator {
+        Some(initiator) => session.initiator == initiator,
+        None => !masks.iter().any(|mask| mask.initiator == session.initiator),
+    };
+    Ok(sessions_at(context, target).await?.iter().filter(sees).count())
+}
+
 async fn users_of(context: &Context, target: &str) -> Result<usize, CliError> {
-    let sessions = context.client.get::<Sessions>(paths::SESSIONS).await?.body.sessions;
-    Ok(sessions.iter().filter(|session| session.target == target).count())
+    Ok(sessions_at(context, target).await?.len())
 }
 
 pub(super) async fn session(context: &Context, command: SessionCommand) -> Outcome {

@@ -47,8 +47,7 @@ pub(crate) fn arrays(arrays: &Arrays) -> String {
 pub(crate) fn volumes(volumes: &[Volume]) -> String {
     let mut table = Columns::new(&["NAME", ">SIZE", "CACHE", "LUNS", "UUID"]);
     for volume in volumes {
-        let places: Vec<String> =
-            volume.mapped.iter().map(|place| format!("{}#{}", place.target, place.lun)).collect();
+        let places: Vec<String> = volume.mapped.iter().map(super::place).collect();
         table.row([
             volume.name.to_string(),
             Size(volume.size_bytes).to_string(),
@@ -64,10 +63,9 @@ pub(crate) fn volumes(volumes: &[Volume]) -> String {
 pub(crate) fn targets(targets: &[Target]) -> String {
     let mut table = Columns::new(&["TARGET", "ALIAS", "STATE", ">LUNS", "CHAP", "LETS IN"]);
     for target in targets {
-        let mut access = match target.access.initiators.is_empty() {
-            true => "nobody".to_owned(),
-            false => target.access.initiators.join(" "),
-        };
+        let rules = target.access.rules.iter().map(ToString::to_string);
+        let whom: Vec<String> = target.access.initiators.iter().cloned().chain(rules).collect();
+        let mut access = if whom.is_empty() { "nobody".to_owned() } else { whom.join(", ") };
         if target.access.loopback_only {
             access.push_str(" (from this machine only)");
         }
@@ -84,27 +82,33 @@ pub(crate) fn targets(targets: &[Target]) -> String {
 
 /// `lun list`.
 pub(crate) fn luns(luns: &[Lun]) -> String {
-    let mut table = Columns::new(&["TARGET", ">LUN", "VOLUME", ">SIZE", "RIGHTS", "STATE"]);
+    // A column that says the same of every LUN in most SANs is left out of them.
+    let masks = luns.iter().any(|lun| lun.initiator.is_some());
+    let headings = ["TARGET", "FOR", ">LUN", "VOLUME", ">SIZE", "RIGHTS", "STATE"];
+    let headings: Vec<&str> = headings.into_iter().filter(|heading| masks || *heading != "FOR").collect();
+    let mut table = Columns::new(&headings);
     for lun in luns {
-        table.row([
-            lun.target.clone(),
+        let whom = masks.then(|| lun.initiator.clone().unwrap_or_else(|| "all others".into()));
+        let rest = [
             lun.lun.to_string(),
             lun.volume.as_ref().map_or_else(|| lun.volume_uuid.to_string(), ToString::to_string),
             lun.size_bytes.map_or("-".into(), |bytes| Size(bytes).to_string()),
             if lun.read_only { "read-only" } else { "read-write" }.into(),
             lun.unavailable.as_ref().map_or("served".into(), |why| format!("not served: {why}")),
-        ]);
+        ];
+        table.row([lun.target.clone()].into_iter().chain(whom).chain(rest));
     }
     table.render(0)
 }
 
 /// `session list`.
 pub(crate) fn session_rows(sessions: &[Session], indent: usize) -> String {
-    let mut table = Columns::new(&["ID", "INITIATOR", "FROM", "TARGET", "DIGESTS"]);
+    let mut table = Columns::new(&["ID", "INITIATOR", "ACCOUNT", "FROM", "TARGET", "DIGESTS"]);
     for session in sessions {
         table.row([
             session.id.clone(),
             session.initiator.clone(),
+            session.account.clone().unwrap_or_else(|| "-".into()),
             session.addresses.join(" "),
             if session.target.is_empty() { "(discovery)".into() } else { session.target.clone() },
             digests(session).into(),
@@ -159,7 +163,7 @@ pub(crate) fn event(event: &Event) -> String {
 mod tests {
     use super::*;
     use labsan_api::array::MemberState;
-    use labsan_api::target::{Access, PathState};
+    use labsan_api::target::{Access, PathState, Rule};
 
     #[test]
     fn disks_say_what_they_are_used_for() {
@@ -185,13 +189,34 @@ mod tests {
             mutual_chap_user: None,
             state: PathState::Standby,
             luns: Vec::new(),
+            masks: Vec::new(),
         };
         assert!(targets(std::slice::from_ref(&target)).contains("standby"));
         assert!(targets(std::slice::from_ref(&target)).contains("nobody"));
-        target.access = Access { initiators: vec!["*".into()], loopback_only: true };
+        target.access = Access { initiators: vec!["*".into()], loopback_only: true, rules: Vec::new() };
+        let rule = Rule { account: Some("node1".into()), ..Rule::default() };
+        target.access.rules.push(rule);
         target.chap_users = vec!["node1".into()];
         let text = targets(&[target]);
-        assert!(text.contains("node1  * (from this machine only)"), "{text}");
+        assert!(text.contains("node1  *, * as node1 (from this machine only)"), "{text}");
+    }
+
+    #[test]
+    fn luns_say_whose_they_are_where_it_differs() {
+        let lun = |initiator: Option<&str>| Lun {
+            target: "iqn.t".into(),
+            initiator: initiator.map(str::to_owned),
+            lun: 3,
+            volume: Some("a/v".parse().unwrap()),
+            volume_uuid: <_>::default(),
+            read_only: false,
+            size_bytes: None,
+            unavailable: None,
+        };
+        let common = luns(&[lun(None)]);
+        assert!(common.starts_with("TARGET  LUN") && common.contains("iqn.t     3"), "{common}");
+        let both = luns(&[lun(None), lun(Some("iqn.node"))]);
+        assert!(both.contains("all others    3") && both.contains("iqn.node      3"), "{both}");
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub(crate) mod reservations;
 pub(crate) mod status;
 
 use labsan_api::array::Step;
+pub(crate) use labsan_api::duration;
 
 /// How the user named the daemon, to be repeated in commands that we tell them to type.
 #[derive(Clone, Debug, Default)]
@@ -32,21 +33,16 @@ impl Naming {
     }
 }
 
+/// Where a volume is mapped.
+fn place(place: &labsan_api::volume::Mapping) -> String {
+    let whom = place.initiator.as_ref().map_or_else(String::new, |name| format!("({name})"));
+    format!("{}#{}{whom}", place.target, place.lun)
+}
+
 /// For a shell.
 fn quoted(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@,=".contains(c);
     if text.chars().all(plain) { text.to_owned() } else { format!("'{}'", text.replace('\'', r"'\''")) }
-}
-
-/// A duration as people say it: the two largest units.
-pub(crate) fn duration(seconds: u64) -> String {
-    let (days, hours, minutes) = (seconds / 86400, seconds / 3600 % 24, seconds / 60 % 60);
-    match (days, hours, minutes) {
-        (0, 0, 0) => format!("{seconds} s"),
-        (0, 0, m) => format!("{m} min {} s", seconds % 60),
-        (0, h, m) => format!("{h} h {m} min"),
-        (d, h, _) => format!("{d} d {h} h"),
-    }
 }
 
 /// `YYYY-MM-DD HH:MM:SS` in UTC of seconds since 1970 (days to a date by Howard Hinnant's `civil_from_days`).
@@ -74,12 +70,6 @@ mod tests {
         assert_eq!(timestamp(951_782_400), "2000-02-29 00:00:00");
         assert_eq!(timestamp(1_795_240_800), "2026-11-21 06:00:00");
         assert_eq!(timestamp(4_107_542_399), "2100-02-28 23:59:59");
-    }
-
-    #[test]
-    fn durations() {
-        let said: Vec<String> = [0, 59, 60, 3599, 3600, 90_061].map(duration).to_vec();
-        assert_eq!(said, ["0 s", "59 s", "1 min 0 s", "59 min 59 s", "1 h 0 min", "1 d 1 h"]);
     }
 
     #[test]

@@ -50,7 +50,12 @@ fn lun0() -> Volume {
         size_bytes: 256 << 20,
         write_cache: false,
         physical_block_bytes: None,
-        mapped: vec![Mapping { target: "iqn.2026-11.org.labsan:demo".into(), lun: 0, read_only: true }],
+        mapped: vec![Mapping {
+            target: "iqn.2026-11.org.labsan:demo".into(),
+            initiator: None,
+            lun: 0,
+            read_only: true,
+        }],
     }
 }
 

@@ -93,6 +93,8 @@ pub struct Outcome {
     pub initiator: String,
     /// InitiatorAlias, if it was given.
     pub alias: Option<String>,
+    /// The CHAP account by which it proved who it is; none where nothing was to be proved.
+    pub account: Option<String>,
     /// Discovery, or the target.
     pub kind: SessionKind,
     /// What was negotiated.
@@ -136,6 +138,7 @@ pub struct Machine<'a> {
     parameters: Parameters,
     names: Option<Names>,
     security: Security,
+    account: Option<String>,
     stage: Option<u8>,
     negotiated: BTreeSet<String>,
     text: Vec<u8>,
@@ -153,6 +156,7 @@ impl<'a> Machine<'a> {
             parameters: Parameters::default(),
             names: None,
             security: Security::Start,
+            account: None,
             stage: None,
             negotiated: BTreeSet::new(),
             text: Vec::new(),
@@ -296,6 +300,7 @@ impl<'a> Machine<'a> {
             Security::Challenged(challenge) => {
                 check_response(challenge, policy, pairs)?;
                 answer_challenge(challenge, policy.mutual.as_ref(), pairs, answers)?;
+                self.account = pairs.get("CHAP_N").map(str::to_owned);
                 self.security = Security::Done;
             }
             Security::Done => {}
@@ -318,8 +323,13 @@ impl<'a> Machine<'a> {
         let Some(names) = self.names.take() else { return Err(Refusal::MissingParameter) };
         let mut parameters = self.parameters.clone();
         parameters.first_burst = parameters.first_burst.min(parameters.max_burst);
-        let outcome =
-            Outcome { initiator: names.initiator, alias: names.alias, kind: names.kind, parameters };
+        let outcome = Outcome {
+            initiator: names.initiator,
+            alias: names.alias,
+            account: self.account.take(),
+            kind: names.kind,
+            parameters,
+        };
         Ok(Answer { flags, text, outcome: Some(outcome) })
     }
 }

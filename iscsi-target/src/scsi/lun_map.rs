@@ -1,13 +1,17 @@
-//! One target's logical units: which LUN is which, and what answers where there is none.
+//! One target's logical units: which LUN is which to whom (`lun_views`), and what answers where there is none.
+//!
+//! A nexus is known to the units that it sees, and to no others: only they tell it of changes, and only by them is it kept
+//! waiting. What is reserved, reset or aborted in a unit is so under every number and in every map.
 
-use std::collections::{BTreeMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use block_io::BufferPool;
 
 use super::cdb::Cdb;
 use super::command_table::{self, Command, DataOut, Operation};
 use super::copy::{self, CopyResults};
+use super::lun_views::{Numbers, Views};
 use super::ports::TargetPort;
 use super::{Failure, LogicalUnit, Nexus, ScsiCommand, ScsiResponse, Sense, Status, inquiry};
 
@@ -16,11 +20,20 @@ use super::{Failure, LogicalUnit, Nexus, ScsiCommand, ScsiResponse, Sense, Statu
 #[error("LUN {0} is in use")]
 pub struct LunTaken(pub u16);
 
+/// An initiator sees the common LUNs again.
+#[derive(Debug, Default)]
+pub struct Unmasked {
+    /// What it had of its own.
+    pub units: Vec<Arc<LogicalUnit>>,
+    /// They were others than the common ones.
+    pub changed: bool,
+}
+
 /// LUNs by number, shared by all workers.
 #[derive(Debug)]
 pub struct LunMap {
     target: String,
-    units: RwLock<BTreeMap<u16, Arc<LogicalUnit>>>,
+    views: RwLock<Views>,
     nexuses: Mutex<HashSet<Nexus>>,
     pub(super) copies: CopyResults,
     port: Arc<TargetPort>,
@@ -58,7 +71,7 @@ impl LunMap {
     pub fn behind(target: &str, port: u16) -> Self {
         Self {
             target: target.to_owned(),
-            units: RwLock::default(),
+            views: RwLock::default(),
             nexuses: Mutex::default(),
             copies: CopyResults::default(),
             port: TargetPort::new(target, port),
@@ -74,102 +87,197 @@ impl LunMap {
         &self.port
     }
 
-    pub(crate) fn unit(&self, lun: u64) -> Option<Arc<LogicalUnit>> {
-        let units = self.units.read().unwrap_or_else(PoisonError::into_inner);
-        units.get(&number(lun)?).cloned()
+    fn views(&self) -> RwLockReadGuard<'_, Views> {
+        self.views.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Is there a logical unit?
-    pub fn contains(&self, lun: u64) -> bool {
-        self.unit(lun).is_some()
+    fn views_mut(&self) -> RwLockWriteGuard<'_, Views> {
+        self.views.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Every LUN and its unit.
+    pub(crate) fn unit(&self, nexus: &Nexus, lun: u64) -> Option<Arc<LogicalUnit>> {
+        self.views().of(&nexus.initiator_name).unit(number(lun)?).cloned()
+    }
+
+    /// Every LUN and its unit, as those see them who have no LUNs of their own.
     pub fn units(&self) -> Vec<(u16, Arc<LogicalUnit>)> {
-        let units = self.units.read().unwrap_or_else(PoisonError::into_inner);
-        units.iter().map(|(lun, unit)| (*lun, Arc::clone(unit))).collect()
+        self.views().map(None).map(Numbers::units).unwrap_or_default()
+    }
+
+    /// Every LUN that is an initiator's own, and its unit.
+    pub fn units_of(&self, initiator: &str) -> Vec<(u16, Arc<LogicalUnit>)> {
+        self.views().map(Some(initiator)).map(Numbers::units).unwrap_or_default()
+    }
+
+    /// Every LUN that this nexus sees, and its unit.
+    fn units_seen(&self, nexus: &Nexus) -> Vec<(u16, Arc<LogicalUnit>)> {
+        self.views().of(&nexus.initiator_name).units()
+    }
+
+    /// The units of all maps, once for each number.
+    pub fn all_units(&self) -> Vec<Arc<LogicalUnit>> {
+        self.views().all().cloned().collect()
     }
 
     /// Give a number to a unit; the initiators are told.
     pub fn insert(&self, lun: u16, unit: Arc<LogicalUnit>) -> Result<(), LunTaken> {
-        {
-            let mut units = self.units.write().unwrap_or_else(PoisonError::into_inner);
-            if lun >= 0x4000 || units.contains_key(&lun) {
+        self.insert_for(None, lun, unit)
+    }
+
+    /// The same in the map of one initiator, which then sees its own map alone; of `None` it is the common one.
+    pub fn insert_for(&self, whose: Option<&str>, lun: u16, unit: Arc<LogicalUnit>) -> Result<(), LunTaken> {
+        if let Some(initiator) = whose {
+            self.mask(initiator);
+        }
+        let told_by_itself = {
+            let mut views = self.views_mut();
+            let is_free = views.map(whose).is_some_and(|numbers| numbers.unit(lun).is_none());
+            if !is_free || lun >= 0x4000 {
                 return Err(LunTaken(lun));
             }
-            for nexus in self.nexuses().iter() {
-                unit.meet(nexus);
+            for nexus in self.affected(&views, whose) {
+                unit.meet(&nexus);
             }
             unit.join(&self.port);
-            units.insert(lun, unit);
-        }
-        self.inventory_changed(Some(lun));
-        tracing::debug!(target_name = %self.target, lun, "LUN mapped");
+            views.map_mut(whose).is_some_and(|numbers| numbers.insert(lun, unit))
+        };
+        // A unit that nobody knew yet has nothing to tell, unless it stands where another one stood.
+        self.inventory_changed(whose, Some(lun).filter(|_| !told_by_itself));
+        tracing::debug!(target_name = %self.target, lun, whose, "LUN mapped");
         Ok(())
     }
 
     /// Take a number away; the initiators are told by the units that are left.
     pub fn remove(&self, lun: u16) -> Option<Arc<LogicalUnit>> {
-        let removed = self.units.write().unwrap_or_else(PoisonError::into_inner).remove(&lun);
-        if let Some(unit) = &removed {
-            unit.part(&self.port);
-            // It may be there under another number too.
-            if !self.maps_any(std::slice::from_ref(unit)) {
-                self.nexuses().iter().for_each(|nexus| unit.forget(nexus));
-            }
-        }
-        self.inventory_changed(None);
-        removed
+        self.remove_for(None, lun)
     }
 
-    fn inventory_changed(&self, but: Option<u16>) {
-        let nexuses = self.nexuses().clone();
-        for (lun, unit) in self.units() {
-            if Some(lun) != but {
-                // Those that reach the unit through another target have the LUNs they had.
-                nexuses.iter().for_each(|nexus| unit.tell(nexus, Sense::LUNS_CHANGED));
+    /// The same in the map of one initiator.
+    pub fn remove_for(&self, whose: Option<&str>, lun: u16) -> Option<Arc<LogicalUnit>> {
+        let removed = {
+            let mut views = self.views_mut();
+            let numbers = views.map_mut(whose)?;
+            let removed = numbers.remove(lun)?;
+            removed.part(&self.port);
+            // It may be there under another number too.
+            if !numbers.holds_any(std::slice::from_ref(&removed)) {
+                self.affected(&views, whose).iter().for_each(|nexus| removed.forget(nexus));
             }
+            removed
+        };
+        self.inventory_changed(whose, None);
+        Some(removed)
+    }
+
+    /// From now on this initiator sees only LUNs of its own, of which there are none yet. True if it has lost some.
+    pub fn mask(&self, initiator: &str) -> bool {
+        let mut views = self.views_mut();
+        if views.is_masked(initiator) {
+            return false;
+        }
+        views.mask(initiator);
+        let lost = views.map(None).map(Numbers::units).unwrap_or_default();
+        for nexus in self.affected(&views, Some(initiator)) {
+            lost.iter().for_each(|(_, unit)| unit.forget(&nexus));
+        }
+        !lost.is_empty()
+    }
+
+    /// From now on this initiator sees what all see. What it had of its own is gone, and given back.
+    pub fn unmask(&self, initiator: &str) -> Unmasked {
+        let mut views = self.views_mut();
+        let affected = self.affected(&views, Some(initiator));
+        let Some(numbers) = views.unmask(initiator) else { return Unmasked::default() };
+        let units: Vec<_> = numbers.units().into_iter().map(|(_, unit)| unit).collect();
+        units.iter().for_each(|unit| unit.part(&self.port));
+        if views.map(None).is_some_and(|common| common.is_same(&numbers)) {
+            return Unmasked { units, changed: false };
+        }
+        for unit in &units {
+            affected.iter().for_each(|nexus| unit.forget(nexus));
+        }
+        for (_, unit) in views.map(None).map(Numbers::units).unwrap_or_default() {
+            for nexus in &affected {
+                unit.meet(nexus);
+                // Its number may have meant another unit.
+                unit.tell(nexus, Sense::LUNS_CHANGED);
+            }
+        }
+        Unmasked { units, changed: true }
+    }
+
+    /// Every number of every map is taken away.
+    pub(crate) fn clear(&self) {
+        let mut views = self.views_mut();
+        for unit in views.all() {
+            unit.part(&self.port);
+            self.nexuses().iter().for_each(|nexus| unit.forget(nexus));
+        }
+        *views = Views::default();
+    }
+
+    /// Those who are logged in and see this map.
+    fn affected(&self, views: &Views, whose: Option<&str>) -> Vec<Nexus> {
+        let sees = |nexus: &&Nexus| views.is_seen_by(whose, &nexus.initiator_name);
+        self.nexuses().iter().filter(sees).cloned().collect()
+    }
+
+    fn inventory_changed(&self, whose: Option<&str>, but: Option<u16>) {
+        let views = self.views();
+        let nexuses = self.affected(&views, whose);
+        let units = views.map(whose).map(Numbers::units).unwrap_or_default();
+        for (_, unit) in units.iter().filter(|(lun, _)| Some(*lun) != but) {
+            // Those that reach the unit by another map or target have the LUNs they had.
+            nexuses.iter().for_each(|nexus| unit.tell(nexus, Sense::LUNS_CHANGED));
         }
     }
 
     /// A nexus begins.
     pub fn nexus_met(&self, nexus: &Nexus) {
+        // Under this lock: whoever changes what it sees either sees the nexus or is seen here.
+        let views = self.views();
         self.nexuses().insert(nexus.clone());
-        for (_, unit) in self.units() {
+        for (_, unit) in views.of(&nexus.initiator_name).units() {
             unit.meet(nexus);
         }
     }
 
     /// A nexus is lost.
     pub fn nexus_lost(&self, nexus: &Nexus) {
+        let views = self.views();
         self.nexuses().remove(nexus);
         self.copies.forget(nexus);
-        for (_, unit) in self.units() {
+        for (_, unit) in views.of(&nexus.initiator_name).units() {
             unit.forget(nexus);
         }
     }
 
-    /// The unit of this LUN, or all units.
-    pub(crate) fn meant(&self, lun: Option<u64>) -> Vec<Arc<LogicalUnit>> {
+    /// The unit of this LUN, or all units, as this nexus sees them.
+    pub(crate) fn meant(&self, nexus: &Nexus, lun: Option<u64>) -> Vec<Arc<LogicalUnit>> {
         match lun {
-            Some(lun) => self.unit(lun).into_iter().collect(),
-            None => self.units().into_iter().map(|(_, unit)| unit).collect(),
+            Some(lun) => self.unit(nexus, lun).into_iter().collect(),
+            None => self.units_seen(nexus).into_iter().map(|(_, unit)| unit).collect(),
         }
     }
 
-    /// Is this LUN one of these units, or another view of one?
-    pub(crate) fn is_one_of(&self, lun: u64, units: &[Arc<LogicalUnit>]) -> bool {
-        self.unit(lun).is_some_and(|unit| units.iter().any(|other| unit.is_view_of(other)))
+    /// Is this LUN one of these units to this nexus, or another view of one?
+    pub(crate) fn is_one_of(&self, nexus: &Nexus, lun: u64, units: &[Arc<LogicalUnit>]) -> bool {
+        self.unit(nexus, lun).is_some_and(|unit| units.iter().any(|other| unit.is_view_of(other)))
     }
 
-    /// Is one of these units reached here?
-    pub(crate) fn maps_any(&self, units: &[Arc<LogicalUnit>]) -> bool {
-        self.units().iter().any(|(_, unit)| units.iter().any(|other| unit.is_view_of(other)))
+    /// Does this initiator see one of these units?
+    pub(crate) fn shows_any(&self, initiator: &str, units: &[Arc<LogicalUnit>]) -> bool {
+        self.views().of(initiator).holds_any(units)
     }
 
-    /// The LUNs of a unit or of its views, as eight bytes.
-    pub(crate) fn addresses_of(&self, unit: &LogicalUnit) -> Vec<u64> {
-        let units = self.units();
+    /// Is this map the one that the initiator sees?
+    pub(crate) fn is_seen_by(&self, whose: Option<&str>, initiator: &str) -> bool {
+        self.views().is_seen_by(whose, initiator)
+    }
+
+    /// The LUNs of a unit or of its views as this initiator sees them, as eight bytes.
+    pub(crate) fn addresses_of(&self, initiator: &str, unit: &LogicalUnit) -> Vec<u64> {
+        let units = self.views().of(initiator).units();
         let of_unit = units.iter().filter(|(_, other)| other.is_view_of(unit));
         of_unit.map(|(lun, _)| u64::from_be_bytes(address(*lun))).collect()
     }
@@ -181,10 +289,11 @@ impl LunMap {
     }
 
     /// Bytes of data a CDB wants of the initiator. `None` for a command that is not known.
-    pub fn data_out_length(&self, lun: u64, cdb: &[u8]) -> Option<u64> {
+    pub fn data_out_length(&self, nexus: &Nexus, lun: u64, cdb: &[u8]) -> Option<u64> {
         let command = command_table::find(cdb)?;
         let cdb = Cdb(cdb);
-        let block = || self.unit(lun).map_or(512, |unit| u64::from(unit.device().info().logical_block_bytes));
+        let unit = || self.unit(nexus, lun);
+        let block = || unit().map_or(512, |unit| u64::from(unit.device().info().logical_block_bytes));
         Some(match command.data_out {
             DataOut::None => 0,
             DataOut::Blocks => u64::from(cdb.extent().blocks) * block(),
@@ -205,7 +314,7 @@ impl LunMap {
 
     /// Carry a command out and answer it, whatever it is. Runs to its end.
     pub async fn execute(&self, nexus: &Nexus, command: ScsiCommand, pool: &BufferPool) -> ScsiResponse {
-        self.execute_in(self.unit(command.lun), nexus, command, pool).await
+        self.execute_in(self.unit(nexus, command.lun), nexus, command, pool).await
     }
 
     /// The same in the unit that was found at its LUN, whatever is there by now.
@@ -216,7 +325,7 @@ impl LunMap {
         command: ScsiCommand,
         pool: &BufferPool,
     ) -> ScsiResponse {
-        let wanted = self.data_out_length(command.lun, &command.cdb).unwrap_or(0);
+        let wanted = self.data_out_length(nexus, command.lun, &command.cdb).unwrap_or(0);
         let result = match (command_table::find(&command.cdb), &unit) {
             (Some(known), _) if known.operation == Operation::ReportLuns => {
                 self.report_luns(nexus, Cdb(&command.cdb)).map_err(Failure::from)
@@ -272,7 +381,7 @@ impl LunMap {
         if allocation < 16 {
             return Err(Sense::INVALID_FIELD);
         }
-        let units = self.units();
+        let units = self.units_seen(nexus);
         let list: Vec<[u8; 8]> = match cdb.byte(2) {
             0 | 2 => units.iter().map(|(lun, _)| address(*lun)).collect(),
             // Well known logical units: none.

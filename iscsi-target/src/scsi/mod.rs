@@ -11,6 +11,7 @@ mod copy;
 mod inquiry;
 mod logical_unit;
 mod lun_map;
+mod lun_views;
 mod medium;
 mod mode;
 mod nexus;

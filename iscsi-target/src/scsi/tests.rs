@@ -11,6 +11,7 @@ use super::*;
 
 mod asymmetric;
 mod atomic;
+mod masking;
 mod reservations;
 mod sanitizing;
 mod third_party;

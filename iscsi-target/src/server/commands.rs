@@ -147,7 +147,7 @@ impl Commands {
         let (command, unit) = {
             let mut tasks = self.state.tasks.borrow_mut();
             let Some(task) = tasks.get_mut(&tag) else { return };
-            let unit = self.target.luns.unit(task.header.lun.get());
+            let unit = self.target.luns.unit(&self.state.nexus, task.header.lun.get());
             let running = Phase::Running(unit.clone());
             let Phase::Dormant(data_out) = std::mem::replace(&mut task.phase, running) else { return };
             let header = &task.header;
@@ -255,7 +255,8 @@ impl Commands {
         let expected = header.expected_data_transfer_length.get();
         let writes = header.flags & request::COMMAND_WRITE != 0;
         let offered = if writes { expected } else { 0 };
-        let wanted = self.target.luns.data_out_length(header.lun.get(), &header.cdb).unwrap_or(0);
+        let nexus = &self.state.nexus;
+        let wanted = self.target.luns.data_out_length(nexus, header.lun.get(), &header.cdb).unwrap_or(0);
         let kept = shape == Shape::Ordinary && wanted <= crate::limits::MAX_COMMAND_BYTES;
         let wanted = if kept { wanted as u32 } else { 0 };
         let total = wanted.min(offered);

@@ -14,6 +14,7 @@ use super::state::{Early, residual};
 use crate::login::parameters::Parameters;
 use crate::pdu::response::{self, STAT_SN_OFFSET};
 use crate::pdu::{BHS_BYTES, Bhs, NO_TAG, opcode, request, three_bytes};
+use crate::registry::Connected;
 use crate::scsi::Sense;
 use crate::session::window::Window;
 
@@ -37,7 +38,7 @@ pub(super) enum Errand {
 pub(super) struct Link {
     /// CID.
     pub(super) cid: u16,
-    pub(super) peer: std::net::SocketAddr,
+    pub(super) connected: Connected,
     pub(super) parameters: Parameters,
     window: Rc<RefCell<Window<Early>>>,
     pub(super) queue: RefCell<SendQueue>,
@@ -52,7 +53,7 @@ pub(super) struct Link {
 impl Link {
     pub(super) fn new(
         cid: u16,
-        peer: std::net::SocketAddr,
+        connected: Connected,
         parameters: Parameters,
         window: &Rc<RefCell<Window<Early>>>,
         stat_sn: u32,
@@ -60,7 +61,7 @@ impl Link {
         let queue = SendQueue::new(parameters.header_digest, parameters.data_digest);
         Rc::new(Self {
             cid,
-            peer,
+            connected,
             parameters,
             window: Rc::clone(window),
             queue: RefCell::new(queue),

@@ -61,7 +61,7 @@ impl LoggedIn {
     }
 }
 
-/// Access as the registry has it, for an initiator from there.
+/// Access as the registry has it, for an initiator from there that came in here.
 pub(super) struct Desk<'a> {
     pub(super) registry: &'a TargetRegistry,
     pub(super) came_by: &'a CameBy,
@@ -70,7 +70,7 @@ pub(super) struct Desk<'a> {
 
 impl Authority for Desk<'_> {
     fn admit(&self, initiator: &str, target: &str) -> Result<ChapPolicy, Refusal> {
-        self.registry.admit(initiator, target, self.came_by.peer.ip())
+        self.registry.admit(self.came_by.caller(initiator), target)
     }
 
     fn discovery(&self) -> ChapPolicy {

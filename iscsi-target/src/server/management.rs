@@ -35,12 +35,13 @@ impl Commands {
         let lun = header.lun.get();
         let tag = header.initiator_task_tag.get();
         let function = header.function & 0x7f;
-        if matches!(function, ABORT_TASK_SET | CLEAR_TASK_SET | UNIT_RESET) && !self.target.luns.contains(lun)
-        {
+        let all = matches!(function, WARM_RESET | COLD_RESET);
+        // A target is to a nexus what it sees of it: a reset does not reach units that are masked from it.
+        let meant = self.target.luns.meant(&self.state.nexus, (!all).then_some(lun));
+        if matches!(function, ABORT_TASK_SET | CLEAR_TASK_SET | UNIT_RESET) && meant.is_empty() {
             return self.answer(tag, NO_LUN);
         }
-        let all = matches!(function, WARM_RESET | COLD_RESET);
-        let units = registry.views_of(&self.target.luns.meant((!all).then_some(lun)));
+        let units = registry.views_of(&meant);
         let running = match function {
             ABORT_TASK => match self.abort_one(header) {
                 Ok(running) => running,
@@ -65,7 +66,7 @@ impl Commands {
             }
             this.answer(tag, COMPLETE);
             if function == COLD_RESET {
-                for other in registry.others(&this.target.name, session) {
+                for other in registry.others_behind(&this.target, &units, session) {
                     tell(&other, |done| SessionMessage::Drop { done }).await;
                 }
             }
@@ -99,7 +100,7 @@ impl Commands {
             Phase::Running(unit) => {
                 unit.as_ref().is_some_and(|unit| units.iter().any(|other| unit.is_view_of(other)))
             }
-            _ => self.target.luns.is_one_of(task.header.lun.get(), units),
+            _ => self.target.luns.is_one_of(&self.state.nexus, task.header.lun.get(), units),
         }
     }
 
@@ -136,11 +137,11 @@ impl Commands {
     /// Another nexus ends our tasks in these units; the initiator is told where it is to know.
     pub(super) fn ended_by_another(&self, units: &[Arc<LogicalUnit>], cleared: bool) -> Aborted {
         let aborted = self.abort_units(units);
-        for unit in self.target.luns.meant(None) {
-            let hit =
-                aborted.luns.iter().any(|lun| self.target.luns.is_one_of(*lun, std::slice::from_ref(&unit)));
-            if cleared && hit {
-                unit.tell(&self.state.nexus, Sense::COMMANDS_CLEARED);
+        let (nexus, luns) = (&self.state.nexus, &self.target.luns);
+        for unit in luns.meant(nexus, None) {
+            let is_it = |lun: &u64| luns.is_one_of(nexus, *lun, std::slice::from_ref(&unit));
+            if cleared && aborted.luns.iter().any(is_it) {
+                unit.tell(nexus, Sense::COMMANDS_CLEARED);
             }
         }
         aborted

@@ -64,7 +64,7 @@ impl Members {
                     let over = ended.unwrap_or(Over { ending: Ending::Dropped, farewell: None });
                     last = over.ending;
                     self.say_or_keep(over.farewell);
-                    self.show_peers();
+                    self.show_connections();
                     for joining in std::mem::take(&mut self.waiting) {
                         self.join(joining);
                     }
@@ -148,24 +148,31 @@ impl Members {
             our_max_recv: login.outcome.parameters.our_max_recv,
             ..state.parameters.clone()
         };
-        let link = Link::new(login.cid, came_by.peer, parameters, &state.window, login.stat_sn);
+        let connected = came_by.connected(login.outcome.account.clone());
+        let link = Link::new(login.cid, connected.clone(), parameters, &state.window, login.stat_sn);
         state.links.borrow_mut().push(Rc::clone(&link));
         let commands = Commands { link, ..self.commands.clone() };
         let text = TextExchange::new(&commands, came_by);
         let connection = Connection::new(stream, commands, text, self.patience);
+        // Measured again once it is among those whom a change of access drops, as a session is.
+        self.show_connections();
+        let initiator = &state.nexus.initiator_name;
+        let may_stay = self.commands.registry.still_admits(initiator, &connected, &self.commands.target);
+        let answer = if may_stay { answer } else { login.refused(Refusal::Forbidden) };
         self.connections.spawn_local(async move {
             let ending = match super::send_whole(&connection.stream, &answer).await {
-                Ok(()) => connection.run().await,
+                Ok(()) if may_stay => connection.run().await,
+                Ok(()) => connection.give_up(Ending::Dropped).await,
                 Err(error) => connection.give_up(error.into()).await,
             };
             drop(over);
             ending
         });
-        self.show_peers();
     }
 
-    fn show_peers(&self) {
-        let peers = self.commands.state.open_links().iter().map(|link| link.peer).collect();
-        self.commands.registry.set_peers(self.commands.session, peers);
+    fn show_connections(&self) {
+        let connections =
+            self.commands.state.open_links().iter().map(|link| link.connected.clone()).collect();
+        self.commands.registry.set_connections(self.commands.session, connections);
     }
 }

@@ -33,7 +33,7 @@ use tokio::sync::watch;
 
 use crate::chap::Algorithm;
 use crate::limits;
-use crate::login::SessionKind;
+use crate::login::{Refusal, SessionKind};
 use crate::registry::{SessionInfo, SessionMessage, Target, TargetRegistry, tell};
 use crate::scsi::{LunMap, Nexus};
 use commands::Commands;
@@ -224,8 +224,17 @@ async fn serve(hall: &Hall, mut stream: TcpStream, index: usize, peer: SocketAdd
     if login.joins {
         return join(hall, stream, login, came_by, &info).await;
     }
-    let (entered, messages) = hall.registry.enter(info).await;
+    let (entered, messages) = hall.registry.enter(info.clone()).await;
     let session = entered.id;
+    let admits = |target, connection| hall.registry.still_admits(&info.initiator, connection, target);
+    if let Some(target) = &target
+        && !info.connections.iter().all(|connection| admits(target, connection))
+    {
+        drop(entered);
+        // It is refused whether it hears of it or not.
+        let _ = send_whole(&stream, &login.refused(Refusal::Forbidden)).await;
+        return tracing::info!(%peer, "login: access was changed meanwhile");
+    }
     let nexus = nexus(&login, target.as_deref(), &came_by);
     // Whatever changes once it knows that it is logged in, it is told of.
     if let Some(target) = &target {
@@ -300,8 +309,7 @@ fn session_info(login: &login::LoggedIn, target: Option<&Target>, came_by: &Came
         isid: login.isid,
         portal_group: came_by.group(),
         target: target.map(|target| target.name.clone()),
-        peers: vec![came_by.peer],
-        local: came_by.local,
+        connections: vec![came_by.connected(login.outcome.account.clone())],
         header_digest: login.outcome.parameters.header_digest,
         data_digest: login.outcome.parameters.data_digest,
     }
@@ -318,7 +326,8 @@ fn begin(
 ) -> Members {
     let parameters = login.outcome.parameters;
     let state = State::new(nexus, parameters.clone(), login.cmd_sn);
-    let link = Link::new(login.cid, came_by.peer, parameters, &state.window, login.stat_sn);
+    let connected = came_by.connected(login.outcome.account);
+    let link = Link::new(login.cid, connected, parameters, &state.window, login.stat_sn);
     // A discovery session has no target; commands never reach this one.
     let target = target.unwrap_or_else(|| Arc::new(Target::nowhere(LunMap::new(""))));
     let registry = Arc::clone(&hall.registry);

@@ -8,6 +8,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::access::Caller;
+use crate::registry::Connected;
+
 /// An address that serves iSCSI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Portal {
@@ -40,6 +43,16 @@ impl CameBy {
     /// The tag of the group that was come to.
     pub(super) fn group(&self) -> u16 {
         self.portals[self.index].group
+    }
+
+    /// Who has come there, by this name.
+    pub(super) fn caller<'a>(&self, initiator: &'a str) -> Caller<'a> {
+        Caller { initiator, peer: self.peer, local: self.local }
+    }
+
+    /// A connection that has logged in there by this account.
+    pub(super) fn connected(&self, account: Option<String>) -> Connected {
+        Connected { peer: self.peer, local: self.local, account }
     }
 
     /// What to tell this initiator: the address that it is known to reach first, then the others that it may reach.

@@ -115,13 +115,15 @@ impl TextExchange {
                 _ => return,
             },
         };
-        for target in self.registry.visible(&self.initiator, self.came_by.peer.ip()) {
+        for target in self.registry.visible(self.came_by.caller(&self.initiator)) {
             if wanted.as_ref().is_some_and(|wanted| *wanted != target.name) {
                 continue;
             }
             // Names and addresses, nothing else (RFC 7143 appendix C): some initiators give up on a TargetAlias.
             answers.push("TargetName", target.name.clone());
-            for (address, group) in self.came_by.addresses(target.is_loopback_only()) {
+            let addresses = self.came_by.addresses(target.is_loopback_only());
+            let open = |(address, _): &(_, u16)| target.is_open_by(&self.initiator, *address);
+            for (address, group) in addresses.into_iter().filter(open) {
                 answers.push("TargetAddress", format!("{address},{group}"));
             }
         }

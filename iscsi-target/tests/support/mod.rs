@@ -60,8 +60,7 @@ impl Bench {
         let workers = WorkerPool::start(detect(EngineChoice::Auto).unwrap(), 2).unwrap();
         let registry = TargetRegistry::new();
         registry.create_target(TARGET, Some("a test".into())).unwrap();
-        let everyone =
-            AccessPolicy { initiators: vec!["iqn.2026-11.com.example:*".into()], loopback_only: true };
+        let everyone = AccessPolicy::of_names(&["iqn.2026-11.com.example:*"], true);
         registry.set_access(TARGET, everyone).unwrap();
         let identity =
             LuIdentity { uuid: uuid::Uuid::from_u128(7), serial: "7".into(), product: "TEST".into() };

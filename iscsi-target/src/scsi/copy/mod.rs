@@ -100,12 +100,12 @@ impl LunMap {
         outcome.map(|()| good)
     }
 
-    /// The unit that a designator names: by its NAA designator, which is what fits a target descriptor.
-    fn named(&self, target: &Target) -> Option<Arc<LogicalUnit>> {
+    /// The unit that a designator names, of those that the nexus sees: by its NAA designator, which is what fits a target descriptor.
+    fn named(&self, nexus: &Nexus, target: &Target) -> Option<Arc<LogicalUnit>> {
         let names = |unit: &Arc<LogicalUnit>| {
             (target.code_set, target.kind) == (1, 3) && target.designator == vpd::naa(unit.identity())
         };
-        self.units().into_iter().map(|(_, unit)| unit).find(names)
+        self.meant(nexus, None).into_iter().find(names)
     }
 }
 
@@ -125,7 +125,7 @@ impl Copier<'_> {
 
     fn unit(&self, list: &CopyList, index: u16) -> Result<Arc<LogicalUnit>, Sense> {
         let target = list.targets.get(usize::from(index)).ok_or(Sense::UNREACHABLE)?;
-        let unit = self.luns.named(target).ok_or(Sense::UNREACHABLE)?;
+        let unit = self.luns.named(self.nexus, target).ok_or(Sense::UNREACHABLE)?;
         let same_blocks = unit.device().info().logical_block_bytes == target.block_bytes;
         if same_blocks { Ok(unit) } else { Err(Sense::INVALID_PARAMETER) }
     }

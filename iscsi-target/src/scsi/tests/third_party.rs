@@ -80,6 +80,23 @@ fn blocks_go_from_unit_to_unit_and_the_outcome_is_kept() {
 }
 
 #[test]
+fn a_copy_does_not_reach_what_its_initiator_does_not_see() {
+    let (bench, other) = two(LuOptions::default());
+    let (own, hidden) = (target(&bench, 0), target(&bench, OTHER_LUN));
+    bench.luns.insert_for(Some("a"), 0, Arc::clone(&bench.luns.units()[0].1)).unwrap();
+    while bench.send("a", 0, &[0x00], &[]).status != Status::Good {}
+    let both = [own.clone(), hidden.clone()];
+    for (from, to) in [(0, 1), (1, 0)] {
+        let response = copy(&bench, "a", &list(0, &both, &[segment(from, to, 1, 0, 0)]));
+        assert_eq!(codes(&response), (0x0a, 0x08, 0x04), "unreachable, as if it were not there");
+    }
+    assert_eq!(copy(&bench, "b", &list(0, &both, &[segment(0, 1, 1, 0, 0)])).status, Status::Good);
+    bench.device.tamper(|bytes| bytes[..512].fill(5));
+    assert_eq!(copy(&bench, "a", &list(0, &[own], &[segment(0, 0, 1, 0, 9)])).status, Status::Good);
+    assert_eq!(other.contents()[..512], [0; 512]);
+}
+
+#[test]
 fn overlapping_blocks_are_read_before_they_are_written() {
     let blocks = 4096 + 100;
     let device = MemoryDevice::new("large", 4 << 20);
@@ -209,7 +226,7 @@ fn a_reservation_ends_a_copy_that_is_under_way() {
         command(OTHER_LUN, &[0x5f, action, kind, 0, 0, 0, 0, 0, 24, 0], &list)
     };
     let (a, b) = (nexus("a"), nexus("b"));
-    let (source, destination) = (bench.luns.unit(0).unwrap(), bench.luns.unit(OTHER_LUN).unwrap());
+    let (source, destination) = (bench.luns.unit(&a, 0).unwrap(), bench.luns.unit(&a, OTHER_LUN).unwrap());
     let copied = run(async {
         // Holds the copy up after it was let in.
         let held = source.turn().write().await;

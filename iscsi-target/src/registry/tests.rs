@@ -1,0 +1,146 @@
+//! Who is let in, measured again, and told of the end.
+
+use std::sync::atomic::AtomicUsize;
+
+use super::*;
+use crate::chap::{Account, Secret};
+
+const NAME: &str = "iqn.2026-11.org.labsan:t";
+
+fn account(name: &str) -> Account {
+    Account { name: name.into(), secret: Secret::new(format!("the secret of {name}")) }
+}
+
+fn connected(account: Option<&str>) -> Connected {
+    Connected {
+        peer: "10.0.0.1:4000".parse().unwrap(),
+        local: "10.0.0.9:3260".parse().unwrap(),
+        account: account.map(str::to_owned),
+    }
+}
+
+fn bound_to(accounts: &[&str]) -> AccessPolicy {
+    let rule = |name: &&str| crate::access::AccessRule {
+        account: Some((*name).to_owned()),
+        ..crate::access::AccessRule::initiator("*")
+    };
+    AccessPolicy { rules: accounts.iter().map(rule).collect(), loopback_only: false }
+}
+
+#[test]
+fn a_rule_with_an_account_leaves_only_that_account_to_log_in_by() {
+    let registry = TargetRegistry::new();
+    registry.create_target(NAME, None).unwrap();
+    let (peer, local) = ("10.0.0.1:4000".parse().unwrap(), "10.0.0.9:3260".parse().unwrap());
+    let caller = Caller { initiator: "iqn.2026-11.x:a", peer, local };
+    let names = || -> Result<Vec<String>, Refusal> {
+        let policy = registry.admit(caller, NAME)?;
+        Ok(policy.accounts.into_iter().map(|account| account.name).collect())
+    };
+    assert_eq!(names(), Err(Refusal::Forbidden));
+    registry.set_access(NAME, bound_to(&["b"])).unwrap();
+    assert_eq!(names(), Err(Refusal::Forbidden), "the target has no account at all");
+    let chap = ChapPolicy { accounts: vec![account("a"), account("b"), account("c")], mutual: None };
+    registry.set_chap(NAME, chap).unwrap();
+    assert_eq!(names(), Ok(vec!["b".to_owned()]));
+    registry.set_access(NAME, bound_to(&["gone"])).unwrap();
+    assert_eq!(names(), Err(Refusal::Forbidden), "and not without CHAP either");
+    registry.set_access(NAME, AccessPolicy::of_names(&["*"], false)).unwrap();
+    assert_eq!(names().unwrap().len(), 3);
+}
+
+#[test]
+fn a_session_is_measured_again_by_what_holds_when_it_is_entered() {
+    let registry = TargetRegistry::new();
+    registry.create_target(NAME, None).unwrap();
+    let target = registry.target(NAME).unwrap();
+    let mut info = SessionInfo {
+        id: 0,
+        tsih: 1,
+        initiator: "iqn.2026-11.x:a".into(),
+        initiator_alias: None,
+        isid: [0; 6],
+        portal_group: 1,
+        target: Some(NAME.into()),
+        connections: vec![connected(None)],
+        header_digest: false,
+        data_digest: false,
+    };
+    registry.set_access(NAME, AccessPolicy::of_names(&["*"], false)).unwrap();
+    assert!(registry.still_admits(&info.initiator, &info.connections[0], &target));
+    registry.set_chap(NAME, ChapPolicy { accounts: vec![account("a")], mutual: None }).unwrap();
+    assert!(
+        !registry.still_admits(&info.initiator, &info.connections[0], &target),
+        "CHAP is asked for since"
+    );
+    info.connections = vec![connected(Some("a"))];
+    assert!(registry.still_admits(&info.initiator, &info.connections[0], &target));
+    registry.set_access(NAME, bound_to(&["b"])).unwrap();
+    assert!(!registry.still_admits(&info.initiator, &info.connections[0], &target));
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let (_entered, _mailbox) = runtime.block_on(registry.enter(info.clone()));
+    assert_eq!(registry.shut_out(NAME).len(), 1);
+    registry.set_access(NAME, bound_to(&["b", "a"])).unwrap();
+    assert!(
+        registry.still_admits(&info.initiator, &info.connections[0], &target)
+            && registry.shut_out(NAME).is_empty()
+    );
+    registry.remove_target(NAME, true).unwrap();
+    registry.create_target(NAME, None).unwrap();
+    registry.set_access(NAME, AccessPolicy::of_names(&["*"], false)).unwrap();
+    assert!(
+        !registry.still_admits(&info.initiator, &info.connections[0], &target),
+        "another target of that name"
+    );
+}
+
+#[test]
+fn names_are_unique_and_secrets_differ() {
+    let registry = TargetRegistry::new();
+    registry.create_target("iqn.2026-11.org.labsan:t", None).unwrap();
+    let again = registry.create_target("IQN.2026-11.org.labsan:T", None);
+    assert!(matches!(again, Err(RegistryError::TargetExists(_))));
+    assert!(matches!(registry.create_target("nonsense", None), Err(RegistryError::BadName(_))));
+    let account = |name: &str| Account { name: name.into(), secret: Secret::new("same") };
+    let chap = ChapPolicy { accounts: vec![account("a")], mutual: Some(account("b")) };
+    let refused = registry.set_chap("iqn.2026-11.org.labsan:t", chap);
+    assert_eq!(refused, Err(RegistryError::SameSecret("a".into())));
+    assert!(registry.remove_target("iqn.2026-11.org.labsan:none", false).is_err());
+    registry.remove_target("iqn.2026-11.org.labsan:t", false).unwrap();
+}
+
+/// The session ends at any moment, also between the sending of a message and its arrival. Two threads take turns at
+/// hitting that moment: each round one of them lets go a little later.
+#[test]
+fn nobody_waits_for_a_session_that_ended_meanwhile() {
+    const ROUNDS: usize = 30_000;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let (hand_over, taken) = std::sync::mpsc::channel::<mpsc::Receiver<SessionMessage>>();
+    let (ready, go) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for (round, messages) in taken.into_iter().enumerate() {
+                ready.store(round + 1, Ordering::SeqCst);
+                while go.load(Ordering::SeqCst) <= round {
+                    std::hint::spin_loop();
+                }
+                (0..round % 64).for_each(|_| std::hint::spin_loop());
+                drop(messages);
+            }
+        });
+        for round in 0..ROUNDS {
+            let (mailbox, messages) = mpsc::channel(1);
+            hand_over.send(messages).unwrap();
+            while ready.load(Ordering::SeqCst) <= round {
+                std::hint::spin_loop();
+            }
+            let told = async {
+                go.store(round + 1, Ordering::SeqCst);
+                tell(&mailbox, |done| SessionMessage::Drop { done }).await;
+            };
+            let limit = std::time::Duration::from_secs(20);
+            runtime.block_on(async { tokio::time::timeout(limit, told).await }).expect("nobody told");
+        }
+        drop(hand_over);
+    });
+}

@@ -1,0 +1,94 @@
+//! Initiators that see different LUNs of one target: resets and aborts reach what their sender sees, under every number.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use block_io::MemoryDevice;
+use iscsi_target::pdu::opcode;
+use iscsi_target::scsi::{LogicalUnit, LuIdentity, LuOptions};
+use support::{Bench, Initiator, TARGET, gated, header, put, write_cdb};
+
+const MASKED: &str = "iqn.2026-11.com.example:masked";
+const CLEAR_TASK_SET: u8 = 4;
+const UNIT_RESET: u8 = 5;
+const WARM_RESET: u8 = 6;
+const COLD_RESET: u8 = 7;
+
+/// An initiator with a name of its own.
+fn masked(bench: &Bench) -> Initiator {
+    let mut initiator = Initiator::connect(bench.address);
+    initiator.isid[5] = 7;
+    initiator.log_in(MASKED, Some(TARGET), "").unwrap();
+    initiator
+}
+
+fn another_unit() -> Arc<LogicalUnit> {
+    let identity = LuIdentity { uuid: uuid::Uuid::from_u128(8), serial: "8".into(), product: "TEST".into() };
+    LogicalUnit::new(Arc::new(MemoryDevice::new("another", 1 << 20)), identity, LuOptions::default())
+}
+
+#[test]
+fn a_reset_does_not_reach_what_its_sender_does_not_see() {
+    for function in [CLEAR_TASK_SET, UNIT_RESET, WARM_RESET, COLD_RESET] {
+        let (bench, gate) = gated();
+        bench.registry.map_lun_for(TARGET, Some(MASKED), 0, another_unit()).unwrap();
+        let mut node = bench.login("");
+        let mut masked = masked(&bench);
+        let write = node.command(0xa0, 512, &write_cdb(0, 512), &[9; 512]);
+        bench.eventually("the write runs", || gate.waiting.load(Ordering::SeqCst));
+        // The same number is another unit here.
+        let tag = masked.task_management(function, 0, 0);
+        let answer = masked.expect(opcode::TASK_MANAGEMENT_RESPONSE);
+        assert_eq!(
+            (answer.tag(), answer.header[2]),
+            (tag, 0),
+            "function {function}: nothing to be waited for"
+        );
+        gate.open.store(true, Ordering::SeqCst);
+        let ended = node.expect(opcode::SCSI_RESPONSE);
+        assert_eq!((ended.tag(), ended.header[3]), (write, 0), "function {function} ended another's write");
+        node.command(0x80, 0, &[0; 6], &[]);
+        assert_eq!(
+            node.expect(opcode::SCSI_RESPONSE).header[3],
+            0,
+            "function {function}: nor is it told of any"
+        );
+    }
+}
+
+#[test]
+fn a_reset_reaches_the_unit_under_the_numbers_that_others_see() {
+    for function in [UNIT_RESET, WARM_RESET] {
+        let (bench, gate) = gated();
+        let (_, unit) = bench.registry.target(TARGET).unwrap().luns.units().remove(0);
+        bench.registry.map_lun_for(TARGET, Some(MASKED), 9, unit).unwrap();
+        let mut node = bench.login("");
+        let mut masked = masked(&bench);
+        node.command(0xa0, 512, &write_cdb(0, 512), &[9; 512]);
+        bench.eventually("the write runs", || gate.waiting.load(Ordering::SeqCst));
+        let tag = masked.task_management(function, 9 << 48, 0);
+        let mut ping = header(0x40 | opcode::NOP_OUT, 0x80, 99);
+        put(&mut ping, 24, masked.cmd_sn);
+        masked.send(ping, &[]);
+        assert_eq!(masked.expect(opcode::NOP_IN).tag(), 99, "function {function} has to wait for the write");
+        gate.open.store(true, Ordering::SeqCst);
+        let answer = masked.expect(opcode::TASK_MANAGEMENT_RESPONSE);
+        assert_eq!((answer.tag(), answer.header[2]), (tag, 0));
+        let next = node.command(0x80, 0, &[0; 6], &[]);
+        let mut told = node.expect(opcode::SCSI_RESPONSE);
+        if told.tag() != next {
+            // A write that was just ending when the reset came has a response.
+            told = node.expect(opcode::SCSI_RESPONSE);
+        }
+        assert_eq!((told.tag(), told.sense()), (next, (6, 0x29, 3)), "function {function}");
+        assert_eq!(gate.inner.contents()[0], 9);
+        // Where it has no unit, there is nothing to reset.
+        let tag = masked.task_management(UNIT_RESET, 0, 0);
+        let answer = masked.expect(opcode::TASK_MANAGEMENT_RESPONSE);
+        assert_eq!((answer.tag(), answer.header[2]), (tag, 2));
+    }
+}
