@@ -5,6 +5,8 @@
 //!
 //! Invariant: nothing here trusts a length. Whoever receives checks it against a limit first.
 
+mod digest;
+pub mod frame;
 pub mod request;
 pub mod response;
 

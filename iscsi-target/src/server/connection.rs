@@ -16,17 +16,16 @@ use bytes::Bytes;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
-use zerocopy::FromBytes;
 use zerocopy::big_endian::U32;
 
 use super::commands::Commands;
-use super::digest::crc32c;
 use super::receive::Staging;
-use super::state::{Early, Incoming, Phase, wire_tail};
+use super::state::{Early, Incoming, Phase};
 use super::text::TextExchange;
 use crate::limits;
+use crate::pdu::frame::FrameError;
 use crate::pdu::response::{AsyncEvent, RejectReason};
-use crate::pdu::{BHS_BYTES, Bhs, FINAL, NO_TAG, opcode, padding, request, response};
+use crate::pdu::{Bhs, FINAL, NO_TAG, opcode, request, response};
 use crate::registry::{SessionMessage, TargetRegistry};
 use crate::scsi::Status;
 use crate::session::transfer::Spoilt;
@@ -45,6 +44,8 @@ pub(super) enum Ending {
     Silent,
     #[error("protocol error: {0}")]
     Protocol(&'static str),
+    #[error("protocol error: {0}")]
+    Frame(#[from] FrameError),
     #[error(transparent)]
     Io(#[from] io::Error),
 }
@@ -299,19 +300,10 @@ impl Connection {
 
     /// Take the next header off the staging buffer. False: it is not all there yet.
     async fn begin_pdu(&mut self) -> Result<bool, Ending> {
-        let staged = self.staging.staged();
-        let Ok((header, _)) = Bhs::read_from_prefix(staged) else { return Ok(false) };
-        let digest_bytes = if self.commands.state.parameters.header_digest { 4 } else { 0 };
-        let whole = BHS_BYTES + header.ahs_bytes();
-        let Some(bytes) = staged.get(..whole + digest_bytes) else { return Ok(false) };
-        if digest_bytes > 0 && crc32c(&[&bytes[..whole]]).to_le_bytes() != bytes[whole..] {
-            // At error recovery level 0 there is no telling where the next PDU begins (RFC 7143 section 7.7).
-            return Err(Ending::Protocol("header digest"));
-        }
-        self.staging.consume(whole + digest_bytes);
-        if header.data_bytes() > self.commands.state.parameters.our_max_recv as usize {
-            return Err(Ending::Protocol("a data segment longer than MaxRecvDataSegmentLength"));
-        }
+        let parameters = &self.commands.state.parameters;
+        let head = parameters.framing().head(self.staging.staged(), parameters.our_max_recv)?;
+        let Some((header, bytes)) = head else { return Ok(false) };
+        self.staging.consume(bytes);
         let segment = self.place(header).await;
         self.segment = Some(segment);
         Ok(true)
@@ -331,28 +323,24 @@ impl Connection {
                 count
             }
         };
-        let tail = wire_tail(segment.length, self.commands.state.parameters.data_digest);
+        let tail = self.commands.state.parameters.framing().tail_bytes(segment.length);
         if segment.filled < segment.length || self.staging.staged().len() < tail {
             self.segment = Some(segment);
             return Ok(false);
         }
-        let intact = self.digest_matches(&segment);
+        let intact = self.is_intact(&segment, tail);
         self.staging.consume(tail);
         self.pdu_complete(segment, intact)?;
         Ok(true)
     }
 
-    fn digest_matches(&self, segment: &Segment) -> bool {
-        if segment.length == 0 || !self.commands.state.parameters.data_digest {
-            return true;
-        }
+    fn is_intact(&self, segment: &Segment, tail: usize) -> bool {
         let data = match &segment.sink {
             Sink::Collect(bytes) => &bytes[..],
             Sink::Buffer { buffer, at } => &buffer[*at..*at + segment.length],
             Sink::Discard => return true,
         };
-        let (pad, digest) = self.staging.staged().split_at(padding(segment.length));
-        digest.get(..4).is_some_and(|digest| crc32c(&[data, pad]).to_le_bytes() == *digest)
+        self.commands.state.parameters.framing().is_intact(data, &self.staging.staged()[..tail])
     }
 
     /// A PDU is wholly here.

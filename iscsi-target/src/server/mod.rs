@@ -5,7 +5,6 @@
 
 mod commands;
 mod connection;
-mod digest;
 mod login;
 mod management;
 mod placing;

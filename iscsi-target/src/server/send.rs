@@ -6,14 +6,9 @@ use std::io::{self, IoSlice};
 use bytes::Bytes;
 use tokio::net::TcpStream;
 
-use super::digest::crc32c;
 use crate::limits::MAX_IO_SLICES;
-use crate::pdu::{BHS_BYTES, padding};
-
-/// Header and header digest.
-const HEAD_ROOM: usize = BHS_BYTES + 4;
-/// Padding and data digest.
-const TAIL_ROOM: usize = 3 + 4;
+use crate::pdu::BHS_BYTES;
+use crate::pdu::frame::{Framing, HEAD_ROOM, TAIL_ROOM};
 
 /// One PDU on its way out.
 #[derive(Debug)]
@@ -26,21 +21,9 @@ struct Outgoing {
 }
 
 impl Outgoing {
-    fn new(header: [u8; BHS_BYTES], data: Bytes, header_digest: bool, data_digest: bool) -> Self {
-        let mut head = [0; HEAD_ROOM];
-        head[..BHS_BYTES].copy_from_slice(&header);
-        let mut head_bytes = BHS_BYTES;
-        if header_digest {
-            head[BHS_BYTES..].copy_from_slice(&crc32c(&[&header]).to_le_bytes());
-            head_bytes = HEAD_ROOM;
-        }
-        let mut tail = [0; TAIL_ROOM];
-        let mut tail_bytes = padding(data.len());
-        if data_digest && !data.is_empty() {
-            let sum = crc32c(&[&data, &tail[..tail_bytes]]);
-            tail[tail_bytes..tail_bytes + 4].copy_from_slice(&sum.to_le_bytes());
-            tail_bytes += 4;
-        }
+    fn new(header: &[u8; BHS_BYTES], data: Bytes, framing: Framing) -> Self {
+        let ((head, head_bytes), (tail, tail_bytes)) =
+            (framing.encode_head(header), framing.encode_tail(&data));
         Self { head, head_bytes: head_bytes as u8, data, tail, tail_bytes: tail_bytes as u8 }
     }
 
@@ -60,17 +43,16 @@ pub(crate) struct SendQueue {
     /// Bytes of the first one that are out already.
     sent: usize,
     queued_bytes: usize,
-    header_digest: bool,
-    data_digest: bool,
+    framing: Framing,
 }
 
 impl SendQueue {
-    pub(crate) fn new(header_digest: bool, data_digest: bool) -> Self {
-        Self { header_digest, data_digest, ..Self::default() }
+    pub(crate) fn new(framing: Framing) -> Self {
+        Self { framing, ..Self::default() }
     }
 
     pub(crate) fn push(&mut self, header: [u8; BHS_BYTES], data: Bytes) {
-        let pdu = Outgoing::new(header, data, self.header_digest, self.data_digest);
+        let pdu = Outgoing::new(&header, data, self.framing);
         self.queued_bytes += pdu.len();
         self.pdus.push_back(pdu);
     }
@@ -138,7 +120,7 @@ mod tests {
 
     #[test]
     fn a_partial_write_goes_on_where_it_stopped() {
-        let mut queue = SendQueue::new(true, true);
+        let mut queue = SendQueue::new(Framing { header_digest: true, data_digest: true });
         queue.push([1; BHS_BYTES], Bytes::from_static(b"hello"));
         queue.push([2; BHS_BYTES], Bytes::new());
         let all: Vec<u8> = queue.pdus.iter().flat_map(Outgoing::parts).flatten().copied().collect();

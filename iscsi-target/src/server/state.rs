@@ -23,7 +23,7 @@ use zerocopy::big_endian::U32;
 use super::send::SendQueue;
 use crate::login::parameters::Parameters;
 use crate::pdu::response::{self, STAT_SN_OFFSET};
-use crate::pdu::{BHS_BYTES, Bhs, NO_TAG, opcode, padding, request, three_bytes};
+use crate::pdu::{BHS_BYTES, Bhs, NO_TAG, opcode, request, three_bytes};
 use crate::scsi::{LogicalUnit, Nexus};
 use crate::session::order::{Attribute, Order};
 use crate::session::transfer::Transfer;
@@ -89,7 +89,7 @@ pub(super) struct State {
 
 impl State {
     pub(super) fn new(nexus: Nexus, parameters: Parameters, cmd_sn: u32, stat_sn: u32) -> Rc<Self> {
-        let queue = SendQueue::new(parameters.header_digest, parameters.data_digest);
+        let queue = SendQueue::new(parameters.framing());
         Rc::new(Self {
             nexus,
             parameters,
@@ -266,9 +266,4 @@ fn residual(command: &request::ScsiCommand, response: &crate::scsi::ScsiResponse
         std::cmp::Ordering::Less => (response::UNDERFLOW, count(expected - wanted)),
         std::cmp::Ordering::Equal => (0, 0),
     }
-}
-
-/// Bytes of a data segment on the wire, with padding and digest.
-pub(super) fn wire_tail(length: usize, data_digest: bool) -> usize {
-    if length == 0 { 0 } else { padding(length) + if data_digest { 4 } else { 0 } }
 }
