@@ -4,6 +4,8 @@
 //! [`server`]. [`registry`] is what an administrator changes while it serves. It knows nothing of RAID.
 
 pub mod chap;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod limits;
 pub mod login;
 pub mod names;

@@ -24,7 +24,7 @@ fn parity(row: Row, from: u64, to: u64) -> Item {
 const INTENT: Item = Item::Intent { stripe: STRIPE, blocks: 2 };
 
 fn only(records: &[Record]) -> StripeReplay {
-    let mut stripes = interpret(records);
+    let mut stripes = interpret(records, u64::MAX);
     assert_eq!(stripes.len(), 1);
     stripes.remove(&STRIPE).unwrap()
 }
@@ -124,12 +124,12 @@ fn zeros_stand_for_every_stripe_they_name() {
         record(2, &[Item::Zeros { stripe: STRIPE - 1, count: 3 }, data(512)]),
         record(3, &[Item::Data { stripe: STRIPE + 1, start: 0, length: 512 }]),
     ];
-    let stripes = interpret(&records);
+    let stripes = interpret(&records, u64::MAX);
     assert_eq!(stripes.keys().copied().collect::<Vec<_>>(), [STRIPE - 1, STRIPE, STRIPE + 1]);
     assert!(stripes.values().all(|replay| replay.newest == Newest::Zeros));
     assert_eq!(of(&stripes[&STRIPE].later), [2]);
     assert_eq!(of(&stripes[&(STRIPE + 1)].later), [3]);
-    assert_eq!(interpret(&[record(1, &[])]).len(), 0);
+    assert_eq!(interpret(&[record(1, &[])], u64::MAX).len(), 0);
 }
 
 const SECTORS: usize = 4;
@@ -244,7 +244,7 @@ impl Life {
     fn recover(&self, tail: u64) -> [u8; SECTORS] {
         let from = (tail - 1) as usize;
         let mut place = self.place;
-        let Some(replay) = interpret(&self.records[from..]).remove(&STRIPE) else { return place };
+        let Some(replay) = interpret(&self.records[from..], u64::MAX).remove(&STRIPE) else { return place };
         let fill = |write: &Write| self.fills[from + write.payload.record][write.payload.offset];
         let sector = |write: &Write| write.start as usize / 512;
         match &replay.newest {
