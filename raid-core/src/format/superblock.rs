@@ -427,6 +427,10 @@ fn check_ranges(raw: &RawSuperblock) -> Result<(), SuperblockError> {
     if size > data_size {
         return Err(nonsense("size", size));
     }
+    // An update must be able to follow.
+    if i64::try_from(raw.events.get()).is_err() {
+        return Err(nonsense("events", raw.events.get()));
+    }
     if raw.raid_disks.get() == 0 || raw.raid_disks.get() > ROLE_MAX {
         return Err(nonsense("raid_disks", raw.raid_disks.get()));
     }

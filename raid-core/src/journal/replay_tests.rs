@@ -79,6 +79,14 @@ fn a_group_that_covers_nothing_kills_what_is_older_and_keeps_what_waits() {
 }
 
 #[test]
+fn zeros_beyond_the_array_take_no_memory() {
+    let zeros = |stripe: u64| Item::Zeros { stripe, count: 1 << 16 };
+    let items: Vec<Item> = (0..1 << 16).map(|index| zeros(index << 20)).chain([data(0)]).collect();
+    let stripes = interpret(&[record(1, &items)], STRIPE);
+    assert_eq!(stripes.into_keys().collect::<Vec<_>>(), [0, 1, 2], "as many stripes as there are");
+}
+
+#[test]
 fn only_the_newest_group_counts() {
     let replay = only(&[
         record(1, &[data(0)]),
