@@ -304,31 +304,45 @@ impl TargetRegistry {
         }
     }
 
-    /// Session reinstatement (RFC 7143 section 6.3.5): the session of the same nexus is closed, and none of its tasks
-    /// runs any more, before the new one is entered.
-    pub(crate) async fn reinstate(&self, new: &SessionInfo) {
+    /// Enter a session. Session reinstatement (RFC 7143 section 6.3.5): one of the same nexus is closed, and none of its
+    /// tasks runs any more, before. Of several that log in at the same time each replaces the one before it.
+    pub(crate) async fn enter(&self, mut info: SessionInfo) -> (u64, mpsc::Receiver<SessionMessage>) {
+        let (mailbox, messages) = mpsc::channel(limits::SESSION_MAILBOX);
+        let id = self.next_session.fetch_add(1, Ordering::Relaxed) + 1;
+        info.id = id;
+        let mut entering = Some(Session { info, mailbox });
+        loop {
+            let former = self.enter_alone(&mut entering);
+            if former.is_empty() {
+                return (id, messages);
+            }
+            for mailbox in former {
+                tell(&mailbox, |done| SessionMessage::Drop { done }).await;
+            }
+        }
+    }
+
+    /// Enter the session if none of its nexus is there; else the mailboxes of those.
+    fn enter_alone(&self, entering: &mut Option<Session>) -> Vec<mpsc::Sender<SessionMessage>> {
+        let mut sessions = lock(&self.sessions);
+        let Some(new) = entering.as_ref().map(|session| &session.info) else { return Vec::new() };
         let same = |old: &SessionInfo| {
             old.target.is_some()
                 && old.target == new.target
                 && old.isid == new.isid
                 && old.initiator.eq_ignore_ascii_case(&new.initiator)
         };
-        let old: Vec<_> = lock(&self.sessions)
+        let former: Vec<_> = sessions
             .values()
             .filter(|session| same(&session.info))
             .map(|session| session.mailbox.clone())
             .collect();
-        for mailbox in old {
-            tell(&mailbox, |done| SessionMessage::Drop { done }).await;
+        if former.is_empty()
+            && let Some(session) = entering.take()
+        {
+            sessions.insert(session.info.id, session);
         }
-    }
-
-    pub(crate) fn enter(&self, mut info: SessionInfo) -> (u64, mpsc::Receiver<SessionMessage>) {
-        let (mailbox, messages) = mpsc::channel(limits::SESSION_MAILBOX);
-        let id = self.next_session.fetch_add(1, Ordering::Relaxed) + 1;
-        info.id = id;
-        lock(&self.sessions).insert(id, Session { info, mailbox });
-        (id, messages)
+        former
     }
 
     pub(crate) fn leave(&self, id: u64) {

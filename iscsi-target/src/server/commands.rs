@@ -62,6 +62,10 @@ impl Commands {
             let mut tasks = self.state.tasks.borrow_mut();
             let Some(task) = tasks.get_mut(&tag) else { return };
             let Phase::Receiving(incoming) = &mut task.phase else { return };
+            if incoming.turned_away {
+                drop(tasks);
+                return self.end_without_running(tag, Status::TaskSetFull, None);
+            }
             incoming.arrived = true;
             incoming.transfer.begin(task.header.flags & crate::pdu::FINAL != 0)
         };
@@ -198,9 +202,8 @@ impl Commands {
         starting
     }
 
-    fn open_window(&self) {
-        let under_way = self.state.tasks.borrow().len();
-        self.state.window.borrow_mut().open(under_way);
+    pub(super) fn open_window(&self) {
+        self.state.window.borrow_mut().open(self.state.under_way());
     }
 
     /// Abort tasks for which `which` holds. Those that do not run are gone at once.
@@ -246,6 +249,6 @@ impl Commands {
         let total = wanted.min(offered);
         let is_final = header.flags & crate::pdu::FINAL != 0;
         let transfer = Transfer::new(&self.state.parameters, total, offered, immediate, is_final, tag);
-        Incoming { transfer, buffer: None, total: total as usize, arrived: false }
+        Incoming { transfer, buffer: None, total: total as usize, turned_away: false, arrived: false }
     }
 }

@@ -20,16 +20,14 @@ use zerocopy::big_endian::U32;
 
 use super::commands::Commands;
 use super::receive::Staging;
-use super::state::{Early, Incoming, Phase};
+use super::state::{Incoming, Phase};
 use super::text::TextExchange;
 use crate::limits;
 use crate::pdu::frame::FrameError;
 use crate::pdu::response::{AsyncEvent, RejectReason};
 use crate::pdu::{Bhs, FINAL, NO_TAG, opcode, request, response};
 use crate::registry::{SessionMessage, TargetRegistry};
-use crate::scsi::Status;
 use crate::session::transfer::Spoilt;
-use crate::session::window::Arrival;
 
 /// Why a connection ends.
 #[derive(Debug, thiserror::Error)]
@@ -101,6 +99,8 @@ pub(super) struct Connection {
     pub(super) messages: mpsc::Receiver<SessionMessage>,
     pub(super) text: TextExchange,
     pub(super) discovery: bool,
+    /// Bytes of data that wait with their PDUs for their turn.
+    pub(super) early_bytes: usize,
     segment: Option<Segment>,
     next_transfer_tag: u32,
     heard: Instant,
@@ -131,6 +131,7 @@ impl Connection {
             messages,
             text,
             discovery,
+            early_bytes: 0,
             segment: None,
             next_transfer_tag: 0,
             heard: Instant::now(),
@@ -163,7 +164,9 @@ impl Connection {
         loop {
             self.parse().await?;
             let sent = self.flush()?;
-            if sent && let Some(ending) = self.closing.take() {
+            // Who is dropped may be one who takes nothing any more: that is not waited for.
+            let over = |ending: &mut Ending| sent || matches!(ending, Ending::Dropped);
+            if let Some(ending) = self.closing.take_if(over) {
                 return Ok(ending);
             }
             if self.close_at.is_some_and(|at| Instant::now() >= at) {
@@ -181,7 +184,7 @@ impl Connection {
     async fn wait(&mut self, sent: bool) -> Result<(), Ending> {
         let state = Rc::clone(&self.commands.state);
         // An initiator that does not take its responses gets no more commands in.
-        let listens = self.closing.is_none() && state.queued_bytes() < limits::MAX_QUEUED_RESPONSE_BYTES;
+        let listens = self.closing.is_none() && state.queue.borrow().has_room();
         let deadline = self.deadline();
         let (stream, staging, segment) = (&mut self.stream, &mut self.staging, &mut self.segment);
         let mut writable = false;
@@ -367,12 +370,7 @@ impl Connection {
         if !intact {
             incoming.transfer.spoil(Spoilt::DigestError);
         }
-        let tag = command.initiator_task_tag.get();
-        let turned_away = segment.ignored;
         self.commands.arrived(command, *incoming, &segment.header);
-        if turned_away {
-            self.commands.end_without_running(tag, Status::TaskSetFull, None);
-        }
         self.take_early();
     }
 
@@ -402,46 +400,13 @@ impl Connection {
         self.commands.go_on(tag, next);
     }
 
-    /// PDUs with a CmdSN of their own wait for their turn; immediate ones do not.
-    fn in_turn(&mut self, header: Bhs, data: Vec<u8>) -> Result<(), Ending> {
-        let numbered = matches!(
-            header.opcode(),
-            opcode::NOP_OUT | opcode::TASK_MANAGEMENT | opcode::TEXT | opcode::LOGOUT
-        );
-        if !numbered || header.is_immediate() {
-            return self.dispatch(&header, data);
-        }
-        let cmd_sn = header.view::<request::NopOut>().cmd_sn.get();
-        let arrival = self.commands.state.window.borrow_mut().arrive(cmd_sn, Early::Other(header, data));
-        if let Arrival::Now(Early::Other(header, data)) = arrival {
-            let under_way = self.commands.state.tasks.borrow().len();
-            self.commands.state.window.borrow_mut().open(under_way);
-            self.dispatch(&header, data)?;
-            self.take_early();
-        }
-        Ok(())
-    }
-
-    /// Whatever came before its time and is due now.
-    fn take_early(&mut self) {
-        loop {
-            let next = self.commands.state.window.borrow_mut().next_early();
-            match next {
-                Some(Early::Command(tag)) => self.commands.its_turn(tag),
-                Some(Early::Other(header, data)) => {
-                    if let Err(ending) = self.dispatch(&header, data) {
-                        self.closing = Some(ending);
-                    }
-                }
-                None => return,
-            }
-        }
-    }
-
-    fn dispatch(&mut self, header: &Bhs, data: Vec<u8>) -> Result<(), Ending> {
+    pub(super) fn dispatch(&mut self, header: &Bhs, data: Vec<u8>) -> Result<(), Ending> {
         let state = Rc::clone(&self.commands.state);
         match header.opcode() {
             opcode::NOP_OUT => self.nop_out(header, data),
+            opcode::TASK_MANAGEMENT if state.managing.get() >= limits::MAX_IMMEDIATE => {
+                state.reject(RejectReason::TooManyImmediateCommands, header);
+            }
             opcode::TASK_MANAGEMENT if !self.discovery => {
                 self.commands.manage(&header.view(), &self.registry, self.session);
             }

@@ -12,6 +12,7 @@ mod receive;
 mod send;
 mod state;
 mod text;
+mod turns;
 
 use std::io;
 use std::net::SocketAddr;
@@ -161,26 +162,37 @@ fn hand_over(hall: &Arc<Hall>, stream: TcpStream, peer: SocketAddr) {
     };
     let Ok(stream) = stream.into_std() else { return };
     hall.connections[worker].fetch_add(1, Ordering::Relaxed);
+    // Counted here, so that no crowd gets past the limit while the workers are busy.
+    hall.logins.fetch_add(1, Ordering::Relaxed);
     let hall = Arc::clone(hall);
     let workers = hall.workers.clone();
     workers.spawn_on(worker, move || async move {
+        let login = LoggingIn(Arc::clone(&hall));
         if let Ok(stream) = TcpStream::from_std(stream) {
-            serve(&hall, stream, peer).await;
+            serve(&hall, stream, peer, login).await;
         }
         hall.connections[worker].fetch_sub(1, Ordering::Relaxed);
     });
 }
 
-async fn serve(hall: &Hall, mut stream: TcpStream, peer: SocketAddr) {
+/// One of the logins in progress.
+struct LoggingIn(Arc<Hall>);
+
+impl Drop for LoggingIn {
+    fn drop(&mut self) {
+        self.0.logins.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+async fn serve(hall: &Hall, mut stream: TcpStream, peer: SocketAddr, counted: LoggingIn) {
     let Ok(local) = stream.local_addr() else { return };
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%peer, %error, "TCP_NODELAY");
     }
-    hall.logins.fetch_add(1, Ordering::Relaxed);
     let desk = Desk { registry: &hall.registry, peer, portal_group_tag: PORTAL_GROUP_TAG };
     let limit = Duration::from_millis(limits::LOGIN_TIMEOUT_MS);
     let login = tokio::time::timeout(limit, log_in(&mut stream, &desk)).await;
-    hall.logins.fetch_sub(1, Ordering::Relaxed);
+    drop(counted);
     let login = match login.unwrap_or(Err(LoginError::TimedOut)) {
         Ok(login) => login,
         Err(error) => return tracing::info!(%peer, %error, "login"),
@@ -205,9 +217,10 @@ async fn serve(hall: &Hall, mut stream: TcpStream, peer: SocketAddr) {
         header_digest: login.outcome.parameters.header_digest,
         data_digest: login.outcome.parameters.data_digest,
     };
-    hall.registry.reinstate(&info).await;
-    let (session, messages) = hall.registry.enter(info);
-    if stream.write_all(&login.last).await.is_ok() {
+    let (session, messages) = hall.registry.enter(info).await;
+    // An initiator that does not even take this must not keep its session for good.
+    let answered = tokio::time::timeout(limit, stream.write_all(&login.last)).await;
+    if matches!(answered, Ok(Ok(()))) {
         let connection = connect(hall, stream, peer, local, login, target.clone(), session, messages);
         let nexus = connection.commands.state.nexus.clone();
         if let Some(target) = &target {
@@ -253,6 +266,7 @@ fn connect(
         portal_group_tag: PORTAL_GROUP_TAG,
         target: name,
         request: Vec::new(),
+        request_pdus: 0,
         rest: Vec::new(),
     };
     let state = State::new(nexus, login.outcome.parameters, login.cmd_sn, login.stat_sn);

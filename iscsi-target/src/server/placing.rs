@@ -5,10 +5,11 @@ use std::rc::Rc;
 use block_io::Buffer;
 
 use super::connection::{Connection, Segment, Sink};
-use super::state::{Phase, Task};
+use super::state::{Early, Phase, Task};
 use crate::limits;
 use crate::pdu::response::RejectReason;
 use crate::pdu::{Bhs, NO_TAG, opcode, request};
+use crate::session::window::Window;
 
 impl Connection {
     /// The header decides where its data lands.
@@ -19,7 +20,8 @@ impl Connection {
         match header.opcode() {
             opcode::SCSI_COMMAND if !self.discovery => self.place_command(&mut segment).await,
             opcode::DATA_OUT if !self.discovery => self.place_data_out(&mut segment),
-            _ if length <= limits::MAX_TEXT_BYTES => segment.sink = Sink::Collect(vec![0; length]),
+            // What is echoed, and text, of which the exchange says whether it is too much.
+            opcode::NOP_OUT | opcode::TEXT => segment.sink = Sink::Collect(vec![0; length]),
             _ => {}
         }
         segment
@@ -41,7 +43,9 @@ impl Connection {
             state.reject(RejectReason::TooManyImmediateCommands, &segment.header);
             return;
         }
-        if !segment.header.is_immediate() && !state.window.borrow().admits(command.cmd_sn.get()) {
+        let cmd_sn = command.cmd_sn.get();
+        let expected = |window: &Window<Early>| window.admits(cmd_sn) && !window.keeps(cmd_sn);
+        if !segment.header.is_immediate() && !expected(&state.window.borrow()) {
             segment.ignored = true;
             return;
         }
@@ -55,10 +59,7 @@ impl Connection {
                 Some(buffer) => incoming.buffer = Some(buffer),
                 None => {
                     // Nothing is kept of it; the initiator will send it again (SAM-5: TASK SET FULL).
-                    incoming.total = 0;
-                    segment.command = Some(Box::new(incoming));
-                    segment.ignored = true;
-                    return;
+                    incoming.turned_away = true;
                 }
             }
         }

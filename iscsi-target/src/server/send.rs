@@ -6,9 +6,9 @@ use std::io::{self, IoSlice};
 use bytes::Bytes;
 use tokio::net::TcpStream;
 
-use crate::limits::MAX_IO_SLICES;
-use crate::pdu::BHS_BYTES;
+use crate::limits::{MAX_IO_SLICES, MAX_QUEUED_OWN_BYTES, MAX_QUEUED_RESPONSE_BYTES};
 use crate::pdu::frame::{Framing, HEAD_ROOM, TAIL_ROOM};
+use crate::pdu::{BHS_BYTES, opcode};
 
 /// One PDU on its way out.
 #[derive(Debug)]
@@ -31,6 +31,12 @@ impl Outgoing {
         [&self.head[..usize::from(self.head_bytes)], &self.data, &self.tail[..usize::from(self.tail_bytes)]]
     }
 
+    /// The data of commands is of the pool, which has a cap of its own.
+    fn own_bytes(&self) -> usize {
+        let data = if self.head[0] == opcode::DATA_IN { 0 } else { self.data.len() };
+        size_of::<Self>() + data
+    }
+
     fn len(&self) -> usize {
         usize::from(self.head_bytes) + self.data.len() + usize::from(self.tail_bytes)
     }
@@ -43,6 +49,8 @@ pub(crate) struct SendQueue {
     /// Bytes of the first one that are out already.
     sent: usize,
     queued_bytes: usize,
+    /// Memory of what is queued that is not of the commands' pool.
+    own_bytes: usize,
     framing: Framing,
 }
 
@@ -54,16 +62,18 @@ impl SendQueue {
     pub(crate) fn push(&mut self, header: [u8; BHS_BYTES], data: Bytes) {
         let pdu = Outgoing::new(&header, data, self.framing);
         self.queued_bytes += pdu.len();
+        self.own_bytes += pdu.own_bytes();
         self.pdus.push_back(pdu);
     }
 
-    pub(crate) fn queued_bytes(&self) -> usize {
-        self.queued_bytes
+    /// An initiator that does not take its responses gets no more commands in.
+    pub(crate) fn has_room(&self) -> bool {
+        self.queued_bytes < MAX_QUEUED_RESPONSE_BYTES && self.own_bytes < MAX_QUEUED_OWN_BYTES
     }
 
     pub(crate) fn clear(&mut self) {
         self.pdus.clear();
-        (self.sent, self.queued_bytes) = (0, 0);
+        (self.sent, self.queued_bytes, self.own_bytes) = (0, 0, 0);
     }
 
     /// Send as much as the socket takes. True if nothing is left.
@@ -109,6 +119,7 @@ impl SendQueue {
                 break;
             }
             self.sent -= first.len();
+            self.own_bytes -= first.own_bytes();
             self.pdus.pop_front();
         }
     }
@@ -136,6 +147,6 @@ mod tests {
             };
             queue.advance(step);
         }
-        assert_eq!((got, queue.queued_bytes()), (all, 0));
+        assert_eq!((got, queue.queued_bytes, queue.own_bytes), (all, 0, 0));
     }
 }

@@ -59,6 +59,8 @@ pub(super) struct Incoming {
     pub(super) buffer: Option<Buffer>,
     /// Bytes the command will be given.
     pub(super) total: usize,
+    /// There is no memory for it: TASK SET FULL when its turn has come.
+    pub(super) turned_away: bool,
     /// Its CmdSN has had its turn.
     pub(super) arrived: bool,
 }
@@ -85,6 +87,8 @@ pub(super) struct State {
     /// The connection is gone: nothing is queued any more.
     pub(super) closed: Cell<bool>,
     pub(super) commands: Cell<u64>,
+    /// Task management functions under way.
+    pub(super) managing: Cell<usize>,
 }
 
 impl State {
@@ -101,6 +105,7 @@ impl State {
             wake: Notify::new(),
             closed: Cell::new(false),
             commands: Cell::new(0),
+            managing: Cell::new(0),
         })
     }
 
@@ -250,8 +255,9 @@ impl State {
         data_sn
     }
 
-    pub(super) fn queued_bytes(&self) -> usize {
-        self.queue.borrow().queued_bytes()
+    /// Commands and task management functions that are not over.
+    pub(super) fn under_way(&self) -> usize {
+        self.tasks.borrow().len() + self.managing.get()
     }
 }
 
