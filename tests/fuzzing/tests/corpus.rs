@@ -77,6 +77,43 @@ fn journal_ring() {
 }
 
 #[test]
+fn the_document_names_what_there_is() {
+    let document = fs::read_to_string(repository().join("docs/testing.md")).unwrap();
+    for target in TARGETS {
+        assert!(
+            document.contains(&format!("| `{}` |", target.name)),
+            "docs/testing.md lacks {}",
+            target.name
+        );
+    }
+    let mut sources = String::new();
+    for directory in ["iscsi-target/src", "iscsi-target/tests", "raid-core/src"] {
+        read_all(&repository().join(directory), &mut sources);
+    }
+    let begin = document.find("## Hostile initiators").unwrap();
+    let end = document.find("## The system tests").unwrap();
+    let words = document[begin..end].split('`').skip(1).step_by(2);
+    // The names of tests are sentences; those of files and targets are shorter.
+    let tests: Vec<&str> =
+        words.filter(|word| word.matches('_').count() >= 3 && !word.contains('/')).collect();
+    assert!(tests.len() > 15, "found {} names only", tests.len());
+    for name in tests {
+        assert!(sources.contains(&format!("fn {name}(")), "docs/testing.md names {name}, which is nowhere");
+    }
+}
+
+fn read_all(directory: &Path, into: &mut String) {
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            read_all(&path, into);
+        } else {
+            into.push_str(&fs::read_to_string(path).unwrap());
+        }
+    }
+}
+
+#[test]
 fn every_target_has_a_corpus_a_program_and_a_replay() {
     let here = fs::read_to_string(
         file!()
