@@ -4,7 +4,8 @@
 //! - The 256 fixed bytes and the role table are exactly the kernel's; offsets are asserted below.
 //! - [`Superblock::parse`] accepts what the kernel's `super_1_load` accepts at minor version 2, and private
 //!   bit 31 besides. Features of md that labsan does not run are refused by name.
-//! - `parse` then `encode` gives the same bytes: fields labsan does not use are carried along.
+//! - `parse` then `encode` gives the same bytes: fields labsan does not use are carried along. Only an offset whose feature
+//!   bit is clear becomes 0.
 
 use thiserror::Error;
 use uuid::Uuid;
