@@ -1,6 +1,8 @@
 //! Initiators that break the protocol, each in its own way. Every case ends in a Reject, an error or a dropped connection (or
 //! is passed over, where RFC 7143 has it so); meanwhile somebody else's I/O is right, and nothing is left behind.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::io::{ErrorKind, Read, Write};
