@@ -349,7 +349,7 @@ const CASES: &[Case] = &[
                 u32::MAX,
                 &[0x88, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0],
                 &[],
-            )
+            );
         },
         &[End::Failed(2, Some((0x21, 0)))],
     ),

@@ -1,12 +1,14 @@
 //! The labsan area: header, config slots and the document in them, list of lost blocks, written map, journal head.
 
+use std::ops::Range;
+
 use raid_core::format::PAGE_BYTES;
 use raid_core::format::labsan::config::{self, ConfigDocument, MAX_DOCUMENT_BYTES};
 use raid_core::format::labsan::header::SEARCH_BYTES;
 use raid_core::format::labsan::journal_head::{JournalHead, MAX_EPOCHS};
 use raid_core::format::labsan::lost::{LostBlocks, MAX_RANGES};
 use raid_core::format::labsan::written::{MapCopy, WrittenMap};
-use raid_core::format::labsan::{ENVELOPE_BYTES, Header, LabsanError, Policy, Side};
+use raid_core::format::labsan::{ENVELOPE_BYTES, Header, Policy, Side};
 use raid_core::format::layout::{ANCHORS, MemberLayout};
 use raid_core::format::superblock::{MdTime, NewArray, Superblock};
 use uuid::Uuid;
@@ -84,14 +86,12 @@ pub(crate) fn seal(bytes: &mut [u8]) {
 }
 
 /// What was read is written back as it was: all that is summed, but for what is reserved and must not be looked at.
-fn same_bytes(ours: &[u8], theirs: &[u8], reserved: &[std::ops::Range<usize>]) {
+fn same_bytes(ours: &[u8], theirs: &[u8], reserved: Range<usize>) {
     let length = u32::from_le_bytes(theirs[40..44].try_into().unwrap()) as usize;
     let mut theirs = theirs[..length].to_vec();
     // The envelope's, and an index that means nothing here.
     theirs[44..64].fill(0);
-    for range in reserved {
-        theirs[range.clone()].fill(0);
-    }
+    theirs[reserved].fill(0);
     seal(&mut theirs);
     let mut ours = ours[..length].to_vec();
     ours[44..64].fill(0);
@@ -128,7 +128,7 @@ fn slot(bytes: &[u8]) {
     assert!(found.payload.len() <= MAX_DOCUMENT_BYTES);
     let encoded = config::encode(ARRAY, found.generation, &found.payload).unwrap();
     assert_eq!(config::parse(&encoded, ARRAY).as_ref(), Ok(&found));
-    same_bytes(&encoded, bytes, &[]);
+    same_bytes(&encoded, bytes, 0..0);
     let older = config::encode(ARRAY, found.generation / 2, b"{}").unwrap();
     let (side, newest) = config::choose(&older, bytes, ARRAY).unwrap();
     assert_eq!(side, if found.generation > found.generation / 2 { Side::B } else { Side::A });
@@ -172,7 +172,7 @@ fn map(image: &[u8]) {
     for number in 0..found.pages() {
         let page = found.encode_page(number).unwrap();
         if damaged.iter().all(|(page, _)| *page != number) {
-            same_bytes(&page, &image[number * PAGE_BYTES..], &[]);
+            same_bytes(&page, &image[number * PAGE_BYTES..], 0..0);
         } else {
             assert!(page[ENVELOPE_BYTES..].iter().all(|byte| *byte == 0xff), "damaged reads as written");
         }
@@ -185,17 +185,13 @@ fn map(image: &[u8]) {
 fn journal_head(page: &[u8]) {
     let mut region = page[..page.len().min(PAGE_BYTES)].to_vec();
     region.resize(2 * PAGE_BYTES, 0);
-    let found = match JournalHead::find(&region, ARRAY) {
-        Ok(found) => found,
-        Err(LabsanError::NoMagic) => return,
-        Err(_) => return,
-    };
+    let Ok(found) = JournalHead::find(&region, ARRAY) else { return };
     assert!((1..=MAX_EPOCHS).contains(&found.epochs.len()));
     let encoded = found.encode(ARRAY);
     let mut again = encoded.to_vec();
     again.resize(2 * PAGE_BYTES, 0);
     assert_eq!(JournalHead::find(&again, ARRAY).as_ref(), Ok(&found));
-    same_bytes(&encoded, page, &[80..96]);
+    same_bytes(&encoded, page, 80..96);
     for epoch in &found.epochs {
         let owner = found.epochs.iter().rev().find(|later| later.first <= epoch.first).unwrap();
         assert!(found.owns(epoch.first, owner.stamp));

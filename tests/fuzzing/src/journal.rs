@@ -54,10 +54,11 @@ pub(crate) fn record(bytes: &[u8]) {
 fn encoded(record: &Record, bytes: &[u8]) -> Vec<u8> {
     let payload = |item: &Item, at: usize| bytes[at..at + item.payload_bytes()].to_vec();
     let payloads: Vec<Vec<u8>> = record.items.iter().map(|(item, at)| payload(item, *at)).collect();
-    made(record.sequence, record.stamp, record.items.iter().map(|(item, _)| *item).zip(payloads).collect())
+    let items: Vec<_> = record.items.iter().map(|(item, _)| *item).zip(payloads).collect();
+    made(record.sequence, record.stamp, &items)
 }
 
-fn made(sequence: u64, stamp: Stamp, items: Vec<(Item, Vec<u8>)>) -> Vec<u8> {
+fn made(sequence: u64, stamp: Stamp, items: &[(Item, Vec<u8>)]) -> Vec<u8> {
     let room = items.iter().map(|(_, payload)| padded(payload.len())).sum();
     let mut bytes = vec![0xee; record_bytes(items.len(), room)];
     encode(&mut bytes, ARRAY, sequence, stamp, items.iter().map(|(item, payload)| (*item, &payload[..])));
@@ -86,7 +87,8 @@ pub(crate) fn ring(bytes: &[u8]) {
         }
         let stamp = STAMPS[usize::from(how & 1)];
         let count = how >> 1 & 3;
-        let record = made(sequence, stamp, (0..count).map(|_| item(&mut input, sequence)).collect());
+        let items: Vec<_> = (0..count).map(|_| item(&mut input, sequence)).collect();
+        let record = made(sequence, stamp, &items);
         let copies = how >> 3 & 1;
         for copy in 0..=copies {
             rings[usize::from((how >> 4) + copy) % 3].extend_from_slice(&record);
