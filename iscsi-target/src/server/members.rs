@@ -130,9 +130,9 @@ impl Members {
         let full = self.connections.len() >= state.parameters.max_connections as usize;
         if full || state.ending.get() {
             let refusal = if full { Refusal::TooManyConnections } else { Refusal::SessionDoesNotExist };
-            let answer = login.refused(refusal);
+            let (answer, limit) = (login.refused(refusal), self.patience.login);
             tokio::task::spawn_local(async move {
-                let _ = super::send_whole(&stream, &answer).await;
+                let _ = super::send_within(&stream, &answer, limit).await;
                 drop(over);
             });
             return;
@@ -153,8 +153,9 @@ impl Members {
         let commands = Commands { link, ..self.commands.clone() };
         let text = TextExchange::new(&commands, came_by);
         let connection = Connection::new(stream, commands, text, self.patience);
+        let limit = self.patience.login;
         self.connections.spawn_local(async move {
-            let ending = match super::send_whole(&connection.stream, &answer).await {
+            let ending = match super::send_within(&connection.stream, &answer, limit).await {
                 Ok(()) => connection.run().await,
                 Err(error) => connection.give_up(error.into()).await,
             };
