@@ -5,6 +5,8 @@
 
 pub mod access;
 pub mod chap;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod limits;
 pub mod login;
 pub mod names;

@@ -24,7 +24,8 @@ pub const MAX_LOGIN_EXCHANGES: usize = 32;
 /// Commands of one session that may be under way: Linux queues 128 by default.
 pub const QUEUE_DEPTH: u32 = 128;
 
-/// Immediate commands accepted beyond the window, for NOPs and task management (RFC 7143 section 4.2.2.1).
+/// Immediate commands accepted beyond the window (RFC 7143 section 4.2.2.1), and task management functions that may wait
+/// for what they abort.
 pub const MAX_IMMEDIATE: usize = 64;
 
 /// Our MaxRecvDataSegmentLength: a data segment that is received in place in one piece.
@@ -57,6 +58,10 @@ pub const NOP_IN_TIMEOUT_MS: u64 = 15_000;
 
 /// Bytes of responses that wait for a slow initiator before no more commands are read from it.
 pub const MAX_QUEUED_RESPONSE_BYTES: usize = 16 << 20;
+
+/// The same for memory that is not of the pool: what is echoed, rejected or told, and the headers of data. Small answers
+/// to a thousand sessions that take none must still fit beside the pool.
+pub const MAX_QUEUED_OWN_BYTES: usize = 1 << 20;
 
 /// Buffers handed to one vectored write.
 pub const MAX_IO_SLICES: usize = 128;

@@ -6,6 +6,8 @@
 
 pub mod array;
 pub mod format;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod geometry;
 mod journal;
 pub mod limits;

@@ -21,7 +21,7 @@ use crate::limits;
 use crate::names;
 use crate::pdu::request;
 use crate::text::Pairs;
-use parameters::Parameters;
+use parameters::{DEFAULT_MAX_RECV, Parameters};
 
 /// Status-Class and Status-Detail of a refusal (RFC 7143 section 11.13.5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -312,6 +312,10 @@ impl<'a> Machine<'a> {
     fn conclude(&mut self, current: u8, next: u8, transit: bool, answers: &Pairs) -> Result<Answer, Refusal> {
         let granted = transit && matches!(self.security, Security::Done);
         let text = answers.encode();
+        if text.len() > DEFAULT_MAX_RECV as usize {
+            // More than an initiator takes during a login; only thousands of keys that nobody knows come to that.
+            return Err(Refusal::InitiatorError);
+        }
         if !granted {
             return Ok(Answer { flags: current << 2, text, outcome: None });
         }

@@ -1,5 +1,7 @@
 //! What a login settles (RFC 7143 section 13), with the RFC's defaults.
 
+use crate::pdu::frame::Framing;
+
 /// Operational parameters of a session and its connection. Lengths in bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Parameters {
@@ -35,6 +37,13 @@ pub struct Parameters {
 
 /// The RFC's default of MaxRecvDataSegmentLength, which also holds during login.
 pub const DEFAULT_MAX_RECV: u32 = 8192;
+
+impl Parameters {
+    /// How PDUs are cut.
+    pub fn framing(&self) -> Framing {
+        Framing { header_digest: self.header_digest, data_digest: self.data_digest }
+    }
+}
 
 impl Default for Parameters {
     fn default() -> Self {

@@ -220,6 +220,17 @@ fn refusals_carry_the_rfcs_codes() {
 }
 
 #[test]
+fn thousands_of_unknown_keys_are_not_answered_beyond_what_an_initiator_takes() {
+    let desk = open();
+    let ask = |count: usize| {
+        let keys: String = (0..count).map(|number| format!("X{number}=1\0")).collect();
+        step(&mut Machine::new(&desk, random), to(OPERATIONAL, FULL_FEATURE), &(NAMES.to_owned() + &keys))
+    };
+    assert!(ask(400).unwrap().text.len() <= DEFAULT_MAX_RECV as usize);
+    assert_eq!(ask(5_000), Err(Refusal::InitiatorError));
+}
+
+#[test]
 fn text_may_come_in_parts_but_not_without_end() {
     let desk = open();
     let mut machine = Machine::new(&desk, random);

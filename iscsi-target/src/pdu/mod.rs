@@ -6,6 +6,8 @@
 //! Invariant: nothing here trusts a length. Whoever receives checks it against a limit first.
 
 pub mod ahs;
+mod digest;
+pub mod frame;
 pub mod request;
 pub mod response;
 

@@ -325,7 +325,7 @@ impl LogicalUnit {
             Operation::WriteAndVerify => self.write_and_verify(command, pool).await,
             Operation::Verify => self.verify(command, pool).await,
             Operation::SynchronizeCache => self.synchronize(cdb).await,
-            Operation::WriteSame => self.write_same(command).await,
+            Operation::WriteSame => self.write_same(command, pool).await,
             Operation::Unmap => self.unmap(command).await,
             Operation::CompareAndWrite => self.compare_and_write(command, pool).await,
             Operation::OrWrite => self.or_write(command, pool).await,

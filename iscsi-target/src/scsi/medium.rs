@@ -167,16 +167,18 @@ impl LogicalUnit {
             let _shared = self.share().await?;
             buffer.truncate(length as usize);
             let found = self.fetch(piece, buffer).await?;
-            let expected = match byte_check {
-                0 => None,
-                1 => Some(command.data_out.slice(done as usize..(done + length) as usize)),
-                _ => Some(command.data_out[..wanted as usize].repeat((length / block_bytes) as usize).into()),
+            let (step, expected) = match byte_check {
+                1 => (length, Some(&command.data_out[done as usize..(done + length) as usize])),
+                3 => (block_bytes, Some(&command.data_out[..block_bytes as usize])),
+                _ => (length, None),
             };
             if let Some(expected) = expected {
-                compare(&found, &expected).map_err(|sense| {
-                    let information = sense.information.map(|offset| offset + done);
-                    Sense { information, ..sense }
-                })?;
+                for (part, at) in found.chunks(step as usize).zip((done..).step_by(step as usize)) {
+                    compare(part, expected).map_err(|sense| {
+                        let information = sense.information.map(|offset| offset + at);
+                        Sense { information, ..sense }
+                    })?;
+                }
             }
             done += length;
             buffer = found;
@@ -253,8 +255,6 @@ impl LogicalUnit {
 /// Bytes verified at once.
 const VERIFY_PIECE_BYTES: u64 = 1 << 20;
 
-/// Memory for a command that holds its own data already: it must not wait for more, or commands that all hold some
-/// would wait for each other. The initiator sends it again.
 /// Memory for a command that holds none yet, unless it is aborted meanwhile. One that nobody could tell of an abort does not
 /// wait: the initiator sends it again (SAM-5: TASK SET FULL).
 pub(crate) async fn take_in_turn(
@@ -276,7 +276,9 @@ pub(crate) async fn take_in_turn(
     }
 }
 
-fn take_at_once(pool: &BufferPool, length: usize) -> Result<Buffer, Failure> {
+/// Memory for a command that holds its own data already: it must not wait for more, or commands that all hold some
+/// would wait for each other. The initiator sends it again.
+pub(crate) fn take_at_once(pool: &BufferPool, length: usize) -> Result<Buffer, Failure> {
     pool.try_take(length).ok_or(Failure::Status(Status::TaskSetFull))
 }
 

@@ -158,5 +158,17 @@ impl From<Sense> for Failure {
     }
 }
 
+pub(crate) mod fuzzing {
+    //! Parsers and their reverse, for `crate::fuzzing`.
+
+    pub(crate) fn copy_list(bytes: &[u8]) -> Option<Vec<u8>> {
+        super::copy::parameters::parse(bytes).ok().map(|list| super::copy::parameters::encode(&list))
+    }
+
+    pub(crate) fn transport_id(bytes: &[u8]) -> Option<(Vec<u8>, usize)> {
+        super::reservations::TransportId::parse(bytes).map(|(id, taken)| (id.encode(), taken))
+    }
+}
+
 #[cfg(test)]
 mod tests;

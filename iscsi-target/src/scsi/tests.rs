@@ -229,6 +229,20 @@ fn zeroing_by_write_same_and_unmap() {
 }
 
 #[test]
+fn a_repeated_pattern_takes_memory_of_the_pool_or_waits_for_none() {
+    let mut bench = open();
+    let verify = |bench: &Bench| bench.send("a", 0, &[0x2f, 6, 0, 0, 0, 4, 0, 0, 8, 0], &[3; 512]);
+    let same = |bench: &Bench| bench.send("a", 0, &[0x41, 0, 0, 0, 0, 4, 0, 0, 8, 0], &[3; 512]);
+    assert_eq!((same(&bench).status, verify(&bench).status), (Status::Good, Status::Good));
+    bench.device.tamper(|bytes| bytes[9 * 512 + 7] = 4);
+    let miscompare = verify(&bench);
+    assert_eq!(miscompare.sense[3..7], (5 * 512u32 + 7).to_be_bytes(), "in the sixth of the blocks");
+    bench.pool = BufferPool::new(4096);
+    let _taken = bench.pool.try_take(4096).unwrap();
+    assert_eq!(same(&bench).status, Status::TaskSetFull);
+}
+
+#[test]
 fn a_read_only_unit_takes_no_writes() {
     let bench = Bench::new(LuOptions { read_only: true, ..LuOptions::default() });
     for command in command_table::all().filter(|command| command.writes) {

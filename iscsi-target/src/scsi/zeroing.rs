@@ -1,10 +1,10 @@
 //! WRITE SAME and UNMAP (SBC-3): many blocks at once. Unmapped blocks read as zeros.
 
-use block_io::Durability;
+use block_io::{BufferPool, Durability};
 use bytes::Bytes;
 
 use super::cdb::{Cdb, Extent};
-use super::medium::{Span, check_length, span};
+use super::medium::{Span, check_length, span, take_at_once};
 use super::{Failure, LogicalUnit, ScsiCommand, ScsiResponse, Sense};
 
 /// VPD page B0, MAXIMUM WRITE SAME LENGTH: a pattern is written out block by block.
@@ -20,7 +20,11 @@ pub(crate) const MAX_UNMAP_DESCRIPTORS: u32 = 256;
 const PATTERN_BYTES: u64 = 1 << 20;
 
 impl LogicalUnit {
-    pub(crate) async fn write_same(&self, command: &ScsiCommand) -> Result<ScsiResponse, Failure> {
+    pub(crate) async fn write_same(
+        &self,
+        command: &ScsiCommand,
+        pool: &BufferPool,
+    ) -> Result<ScsiResponse, Failure> {
         let cdb = Cdb(&command.cdb);
         let flags = cdb.byte(1);
         let no_data = cdb.opcode() == 0x93 && flags & 0x01 != 0;
@@ -48,7 +52,7 @@ impl LogicalUnit {
         if unmap || pattern.iter().all(|byte| *byte == 0) {
             self.zero(span, unmap).await?;
         } else {
-            self.repeat(span, pattern).await?;
+            self.repeat(span, &repeated(pattern, span.length, pool)?).await?;
         }
         Ok(ScsiResponse { data_out_wanted, ..ScsiResponse::good() })
     }
@@ -66,9 +70,7 @@ impl LogicalUnit {
         Ok(())
     }
 
-    async fn repeat(&self, span: Span, pattern: &[u8]) -> Result<(), Failure> {
-        let piece_bytes = PATTERN_BYTES.min(span.length);
-        let piece = Bytes::from(pattern.repeat(piece_bytes as usize / pattern.len()));
+    async fn repeat(&self, span: Span, piece: &Bytes) -> Result<(), Failure> {
         let mut done = 0;
         while done < span.length {
             let length = (span.length - done).min(piece.len() as u64);
@@ -107,6 +109,15 @@ impl LogicalUnit {
         }
         Ok(good)
     }
+}
+
+/// As much of the pattern as is written at once, in memory of the pool: many may be at it.
+fn repeated(pattern: &[u8], length: u64, pool: &BufferPool) -> Result<Bytes, Failure> {
+    let mut piece = take_at_once(pool, PATTERN_BYTES.min(length) as usize)?;
+    for block in piece.chunks_mut(pattern.len()) {
+        block.copy_from_slice(&pattern[..block.len()]);
+    }
+    Ok(piece.freeze())
 }
 
 /// A field that is wrong in a parameter list, not in the CDB.

@@ -210,8 +210,7 @@ impl Commands {
     }
 
     pub(super) fn open_window(&self) {
-        let under_way = self.state.tasks.borrow().len();
-        self.state.window.borrow_mut().open(under_way);
+        self.state.window.borrow_mut().open(self.state.under_way());
     }
 
     /// Abort tasks for which `which` holds. Those that do not run are gone at once.

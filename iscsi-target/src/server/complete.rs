@@ -7,7 +7,9 @@ use std::rc::Rc;
 use super::connection::{Connection, Segment, Sink};
 use super::ending::Ending;
 use super::link::Errand;
+use super::placing::Admission;
 use super::state::{Early, Phase, Task};
+use crate::limits;
 use crate::pdu::response::RejectReason;
 use crate::pdu::{Bhs, FINAL, opcode, request};
 use crate::session::transfer::Spoilt;
@@ -68,6 +70,15 @@ impl Connection {
             return self.damaged(&segment.header);
         }
         let command: request::ScsiCommand = segment.header.view();
+        // While its data came, another connection may have brought the same number or tag.
+        match self.admits(&command, segment.header.is_immediate()) {
+            Admission::Taken => {}
+            Admission::Ignored => return,
+            Admission::Refused(reason) => {
+                self.commands.link.reject(reason, &segment.header);
+                return self.pass_over(&segment.header);
+            }
+        }
         if let Sink::Buffer { buffer, .. } = segment.sink {
             incoming.buffer = Some(buffer);
         }
@@ -104,14 +115,26 @@ impl Connection {
         self.commands.go_on(tag, next);
     }
 
-    /// PDUs with a CmdSN of their own wait for their turn; immediate ones do not.
+    /// PDUs with a CmdSN of their own wait for their turn, with their data, as far as there is room for that; immediate ones
+    /// do not.
     fn in_turn(&mut self, header: Bhs, data: Vec<u8>) -> Result<(), Ending> {
         if !is_numbered(&header) {
             return self.dispatch(&header, data);
         }
         let cmd_sn = header.view::<request::NopOut>().cmd_sn.get();
-        let arrival =
-            self.commands.state.window.borrow_mut().arrive(cmd_sn, Early::Other(self.cid(), header, data));
+        let state = Rc::clone(&self.commands.state);
+        if state.window.borrow().would_keep(cmd_sn) {
+            // Hardly anything but commands is early: no memory is spent on more than one text of it for each connection.
+            let early_bytes = state.early_bytes.get() + data.len();
+            if early_bytes > limits::MAX_TEXT_BYTES * state.links.borrow().len() {
+                self.commands.link.reject(RejectReason::OutOfResources, &header);
+                self.pass_over(&header);
+                return Ok(());
+            }
+            state.early_bytes.set(early_bytes);
+        }
+        let early = Early::Other(self.cid(), header, data);
+        let arrival = state.window.borrow_mut().arrive(cmd_sn, early);
         if let Arrival::Now(Early::Other(_, header, data)) = arrival {
             self.commands.open_window();
             self.dispatch(&header, data)?;
@@ -123,7 +146,11 @@ impl Connection {
     /// Whatever came before its time and is due now.
     fn take_early(&mut self) {
         loop {
-            let next = self.commands.state.window.borrow_mut().next_early();
+            let state = Rc::clone(&self.commands.state);
+            let next = state.window.borrow_mut().next_early();
+            if let Some(Early::Other(_, _, data)) = &next {
+                state.early_bytes.set(state.early_bytes.get() - data.len());
+            }
             match next {
                 Some(Early::Command(tag)) => self.commands.its_turn(tag),
                 Some(Early::Nothing) => {}
@@ -134,7 +161,7 @@ impl Connection {
                 }
                 Some(Early::Other(cid, header, data)) => {
                     // What came by a connection that is gone has had its turn.
-                    if let Some(link) = self.commands.state.link(cid) {
+                    if let Some(link) = state.link(cid) {
                         link.ask(Errand::Pdu(header, data));
                     }
                 }
@@ -147,6 +174,9 @@ impl Connection {
         let link = Rc::clone(&self.commands.link);
         match header.opcode() {
             opcode::NOP_OUT => self.nop_out(header, data),
+            opcode::TASK_MANAGEMENT if self.commands.state.managing.get() >= limits::MAX_IMMEDIATE => {
+                link.reject(RejectReason::TooManyImmediateCommands, header);
+            }
             opcode::TASK_MANAGEMENT if !self.discovery => {
                 self.commands.manage(&header.view());
             }

@@ -12,19 +12,17 @@ use std::task::Poll;
 use block_io::Buffer;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
-use zerocopy::FromBytes;
 
 use super::commands::Commands;
-use super::digest::crc32c;
 use super::ending::{Ending, Farewell, Over};
 use super::receive::Staging;
-use super::state::{Incoming, wire_tail};
+use super::state::Incoming;
 use super::text::TextExchange;
 use super::upkeep::Patience;
 use crate::limits;
 use crate::pdu::ahs::Ahs;
 use crate::pdu::response::RejectReason;
-use crate::pdu::{BHS_BYTES, Bhs, NO_TAG, opcode, padding, request, response};
+use crate::pdu::{BHS_BYTES, Bhs, NO_TAG, opcode, request, response};
 
 /// Where the bytes of a data segment go.
 pub(super) enum Sink {
@@ -135,6 +133,10 @@ impl Connection {
     pub(super) async fn give_up(mut self, ending: Ending) -> Over {
         let link = Rc::clone(&self.commands.link);
         link.closed.set(true);
+        // What comes after half a PDU could not be read.
+        if !link.queue.borrow().is_empty() {
+            self.farewell = None;
+        }
         link.queue.borrow_mut().clear();
         self.segment = None;
         if self.farewell.is_none() {
@@ -176,7 +178,7 @@ impl Connection {
     async fn wait(&mut self, sent: bool) -> Result<(), Ending> {
         let link = Rc::clone(&self.commands.link);
         // An initiator that does not take its responses gets no more commands in.
-        let listens = self.closing.is_none() && link.queued_bytes() < limits::MAX_QUEUED_RESPONSE_BYTES;
+        let listens = self.closing.is_none() && link.queue.borrow().has_room();
         let deadline = self.deadline();
         let (stream, staging, segment) = (&mut self.stream, &mut self.staging, &mut self.segment);
         let mut writable = false;
@@ -240,20 +242,11 @@ impl Connection {
 
     /// Take the next header off the staging buffer. False: it is not all there yet.
     async fn begin_pdu(&mut self) -> Result<bool, Ending> {
-        let staged = self.staging.staged();
-        let Ok((header, _)) = Bhs::read_from_prefix(staged) else { return Ok(false) };
-        let digest_bytes = if self.commands.link.parameters.header_digest { 4 } else { 0 };
-        let whole = BHS_BYTES + header.ahs_bytes();
-        let Some(bytes) = staged.get(..whole + digest_bytes) else { return Ok(false) };
-        if digest_bytes > 0 && crc32c(&[&bytes[..whole]]).to_le_bytes() != bytes[whole..] {
-            // The lengths may be wrong too: there is no telling where the next PDU begins (RFC 7143 section 7.8).
-            return Err(Ending::Protocol("header digest"));
-        }
-        let shape = self.shape(&header, &bytes[BHS_BYTES..whole]);
-        self.staging.consume(whole + digest_bytes);
-        if header.data_bytes() > self.commands.link.parameters.our_max_recv as usize {
-            return Err(Ending::Protocol("a data segment longer than MaxRecvDataSegmentLength"));
-        }
+        let (staged, parameters) = (self.staging.staged(), &self.commands.link.parameters);
+        let head = parameters.framing().head(staged, parameters.our_max_recv)?;
+        let Some((header, bytes)) = head else { return Ok(false) };
+        let shape = self.shape(&header, &staged[BHS_BYTES..][..header.ahs_bytes()]);
+        self.staging.consume(bytes);
         self.segment = Some(match shape {
             Ok(shape) => self.place(header, shape).await,
             Err(reason) => self.refuse(header, reason),
@@ -295,28 +288,24 @@ impl Connection {
                 count
             }
         };
-        let tail = wire_tail(segment.length, self.commands.link.parameters.data_digest);
+        let tail = self.commands.link.parameters.framing().tail_bytes(segment.length);
         if segment.filled < segment.length || self.staging.staged().len() < tail {
             self.segment = Some(segment);
             return Ok(false);
         }
-        let intact = self.digest_matches(&segment);
+        let intact = self.is_intact(&segment, tail);
         self.staging.consume(tail);
         self.pdu_complete(segment, intact)?;
         Ok(true)
     }
 
-    fn digest_matches(&self, segment: &Segment) -> bool {
-        if segment.length == 0 || !self.commands.link.parameters.data_digest {
-            return true;
-        }
+    fn is_intact(&self, segment: &Segment, tail: usize) -> bool {
         let data = match &segment.sink {
             Sink::Collect(bytes) => &bytes[..],
             Sink::Buffer { buffer, at } => &buffer[*at..*at + segment.length],
             Sink::Discard => return true,
         };
-        let (pad, digest) = self.staging.staged().split_at(padding(segment.length));
-        digest.get(..4).is_some_and(|digest| crc32c(&[data, pad]).to_le_bytes() == *digest)
+        self.commands.link.parameters.framing().is_intact(data, &self.staging.staged()[..tail])
     }
 }
 

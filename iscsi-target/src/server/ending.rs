@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::link::Link;
 use crate::limits;
+use crate::pdu::frame::FrameError;
 use crate::pdu::response::Plain;
 use crate::registry::SessionMessage;
 
@@ -26,6 +27,8 @@ pub(super) enum Ending {
     Silent,
     #[error("protocol error: {0}")]
     Protocol(&'static str),
+    #[error("protocol error: {0}")]
+    Frame(#[from] FrameError),
     #[error(transparent)]
     Io(#[from] io::Error),
 }
@@ -49,9 +52,7 @@ pub(super) struct Ended {
 impl Ended {
     /// The session is gone from everywhere.
     pub(super) async fn tell(self) {
-        for farewell in self.farewells {
-            farewell.say().await;
-        }
+        futures_util::future::join_all(self.farewells.into_iter().map(Farewell::say)).await;
         for told in self.told {
             // Whoever asked may have gone itself.
             let _ = told.send(());

@@ -58,7 +58,7 @@ impl Link {
         window: &Rc<RefCell<Window<Early>>>,
         stat_sn: u32,
     ) -> Rc<Self> {
-        let queue = SendQueue::new(parameters.header_digest, parameters.data_digest);
+        let queue = SendQueue::new(parameters.framing());
         Rc::new(Self {
             cid,
             connected,
@@ -240,9 +240,5 @@ impl Link {
             offset = end;
         }
         data_sn
-    }
-
-    pub(super) fn queued_bytes(&self) -> usize {
-        self.queue.borrow().queued_bytes()
     }
 }

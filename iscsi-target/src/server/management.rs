@@ -53,6 +53,7 @@ impl Commands {
             _ => return self.answer(tag, UNSUPPORTED),
         };
         let (this, registry) = (self.clone(), Arc::clone(registry));
+        self.state.managing.set(self.state.managing.get() + 1);
         tokio::task::spawn_local(async move {
             for task in running {
                 // An error means that it ended otherwise.
@@ -64,6 +65,8 @@ impl Commands {
             if matches!(function, UNIT_RESET | WARM_RESET | COLD_RESET) {
                 units.iter().for_each(|unit| unit.reset());
             }
+            this.state.managing.set(this.state.managing.get() - 1);
+            this.open_window();
             this.answer(tag, COMPLETE);
             if function == COLD_RESET {
                 for other in registry.others_behind(&this.target, &units, session) {

@@ -130,9 +130,9 @@ impl Members {
         let full = self.connections.len() >= state.parameters.max_connections as usize;
         if full || state.ending.get() {
             let refusal = if full { Refusal::TooManyConnections } else { Refusal::SessionDoesNotExist };
-            let answer = login.refused(refusal);
+            let (answer, limit) = (login.refused(refusal), self.patience.login);
             tokio::task::spawn_local(async move {
-                let _ = super::send_whole(&stream, &answer).await;
+                let _ = super::send_within(&stream, &answer, limit).await;
                 drop(over);
             });
             return;
@@ -154,13 +154,14 @@ impl Members {
         let commands = Commands { link, ..self.commands.clone() };
         let text = TextExchange::new(&commands, came_by);
         let connection = Connection::new(stream, commands, text, self.patience);
+        let limit = self.patience.login;
         // Measured again once it is among those whom a change of access drops, as a session is.
         self.show_connections();
         let initiator = &state.nexus.initiator_name;
         let may_stay = self.commands.registry.still_admits(initiator, &connected, &self.commands.target);
         let answer = if may_stay { answer } else { login.refused(Refusal::Forbidden) };
         self.connections.spawn_local(async move {
-            let ending = match super::send_whole(&connection.stream, &answer).await {
+            let ending = match super::send_within(&connection.stream, &answer, limit).await {
                 Ok(()) if may_stay => connection.run().await,
                 Ok(()) => connection.give_up(Ending::Dropped).await,
                 Err(error) => connection.give_up(error.into()).await,

@@ -6,7 +6,6 @@
 mod commands;
 mod complete;
 mod connection;
-mod digest;
 mod ending;
 mod link;
 mod login;
@@ -27,7 +26,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use block_io::{BufferPool, runtime::WorkerPool};
-use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
@@ -188,26 +186,43 @@ fn hand_over(hall: &Arc<Hall>, stream: TcpStream, portal: usize, peer: SocketAdd
     };
     let Ok(stream) = stream.into_std() else { return };
     hall.connections[worker].fetch_add(1, Ordering::Relaxed);
+    // Counted here, so that no crowd gets past the limit while the workers are busy.
+    let login = LoggingIn::begin(hall);
     let hall = Arc::clone(hall);
     let workers = hall.workers.clone();
     workers.spawn_on(worker, move || async move {
         if let Ok(stream) = TcpStream::from_std(stream) {
-            serve(&hall, stream, portal, peer).await;
+            serve(&hall, stream, portal, peer, login).await;
         }
         hall.connections[worker].fetch_sub(1, Ordering::Relaxed);
     });
 }
 
-async fn serve(hall: &Hall, mut stream: TcpStream, index: usize, peer: SocketAddr) {
+/// One of the logins in progress.
+struct LoggingIn(Arc<Hall>);
+
+impl LoggingIn {
+    fn begin(hall: &Arc<Hall>) -> Self {
+        hall.logins.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(hall))
+    }
+}
+
+impl Drop for LoggingIn {
+    fn drop(&mut self) {
+        self.0.logins.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+async fn serve(hall: &Hall, mut stream: TcpStream, index: usize, peer: SocketAddr, counted: LoggingIn) {
     let Ok(local) = stream.local_addr() else { return };
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%peer, %error, "TCP_NODELAY");
     }
     let came_by = CameBy { portals: Arc::clone(&hall.portals), index, local, peer };
-    hall.logins.fetch_add(1, Ordering::Relaxed);
     let desk = Desk { registry: &hall.registry, came_by: &came_by, algorithms: &hall.algorithms };
     let login = tokio::time::timeout(hall.patience.login, log_in(&mut stream, &desk)).await;
-    hall.logins.fetch_sub(1, Ordering::Relaxed);
+    drop(counted);
     let login = match login.unwrap_or(Err(LoginError::TimedOut)) {
         Ok(login) => login,
         Err(error) => return tracing::info!(%peer, %error, "login"),
@@ -232,7 +247,7 @@ async fn serve(hall: &Hall, mut stream: TcpStream, index: usize, peer: SocketAdd
     {
         drop(entered);
         // It is refused whether it hears of it or not.
-        let _ = send_whole(&stream, &login.refused(Refusal::Forbidden)).await;
+        let _ = send_within(&stream, &login.refused(Refusal::Forbidden), hall.patience.login).await;
         return tracing::info!(%peer, "login: access was changed meanwhile");
     }
     let nexus = nexus(&login, target.as_deref(), &came_by);
@@ -241,7 +256,8 @@ async fn serve(hall: &Hall, mut stream: TcpStream, index: usize, peer: SocketAdd
         target.luns.nexus_met(&nexus);
     }
     let mut ended = None;
-    if stream.write_all(&login.last).await.is_ok() {
+    // An initiator that does not even take this must not keep its session for good.
+    if send_within(&stream, &login.last, hall.patience.login).await.is_ok() {
         tracing::info!(%peer, session, initiator = %nexus.initiator_name, target = %nexus.target_name, "logged in");
         let members = begin(hall, stream, came_by, login, nexus.clone(), target.clone(), session);
         let over = members.run(messages).await;
@@ -274,7 +290,7 @@ async fn join(hall: &Hall, stream: TcpStream, login: login::LoggedIn, came_by: C
         Ok(session) => session,
         Err(refusal) => {
             // It is refused whether it hears of it or not.
-            let _ = send_whole(&stream, &login.refused(refusal)).await;
+            let _ = send_within(&stream, &login.refused(refusal), hall.patience.login).await;
             return tracing::info!(peer = %came_by.peer, %refusal, "login");
         }
     };
@@ -287,7 +303,12 @@ async fn join(hall: &Hall, stream: TcpStream, login: login::LoggedIn, came_by: C
     }
 }
 
-/// Send all of it.
+/// Send all of it, to whoever takes it in time.
+async fn send_within(stream: &TcpStream, bytes: &[u8], limit: Duration) -> io::Result<()> {
+    let sent = tokio::time::timeout(limit, send_whole(stream, bytes)).await;
+    sent.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
 async fn send_whole(stream: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         stream.writable().await?;

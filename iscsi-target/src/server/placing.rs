@@ -12,6 +12,15 @@ use crate::pdu::response::RejectReason;
 use crate::pdu::{Bhs, NO_TAG, opcode, request};
 use crate::scsi::LunMap;
 
+/// What becomes of a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Admission {
+    Taken,
+    /// Its CmdSN is none that may come now, or has come already.
+    Ignored,
+    Refused(RejectReason),
+}
+
 impl Connection {
     /// The header decides where its data lands.
     pub(super) async fn place(&mut self, header: Bhs, shape: Shape) -> Segment {
@@ -20,33 +29,44 @@ impl Connection {
         match header.opcode() {
             opcode::SCSI_COMMAND if !self.discovery => self.place_command(&mut segment, shape).await,
             opcode::DATA_OUT if !self.discovery => self.place_data_out(&mut segment),
-            _ if length <= limits::MAX_TEXT_BYTES => segment.sink = Sink::Collect(vec![0; length]),
+            // What is echoed, and text, of which the exchange says whether it is too much.
+            opcode::NOP_OUT | opcode::TEXT => segment.sink = Sink::Collect(vec![0; length]),
             _ => {}
         }
         segment
     }
 
+    /// May a command have a task?
+    pub(super) fn admits(&self, command: &request::ScsiCommand, is_immediate: bool) -> Admission {
+        let (tag, cmd_sn) = (command.initiator_task_tag.get(), command.cmd_sn.get());
+        let state = &self.commands.state;
+        let window = state.window.borrow();
+        if !is_immediate && (!window.admits(cmd_sn) || window.keeps(cmd_sn)) {
+            return Admission::Ignored;
+        }
+        let tasks = state.tasks.borrow();
+        if tasks.contains_key(&tag) || tag == NO_TAG {
+            return Admission::Refused(RejectReason::ProtocolError);
+        }
+        if is_immediate && tasks.len() >= limits::QUEUE_DEPTH as usize + limits::MAX_IMMEDIATE {
+            return Admission::Refused(RejectReason::TooManyImmediateCommands);
+        }
+        Admission::Taken
+    }
+
     async fn place_command(&mut self, segment: &mut Segment, shape: Shape) {
         let command: request::ScsiCommand = segment.header.view();
-        let tag = command.initiator_task_tag.get();
         let state = Rc::clone(&self.commands.state);
-        if !segment.header.is_immediate() && !state.window.borrow().admits(command.cmd_sn.get()) {
-            segment.ignored = true;
-            return;
-        }
-        let under_way = state.tasks.borrow().len();
-        let reason = if state.tasks.borrow().contains_key(&tag) || tag == NO_TAG {
-            Some(RejectReason::ProtocolError)
-        } else if segment.header.is_immediate()
-            && under_way >= limits::QUEUE_DEPTH as usize + limits::MAX_IMMEDIATE
-        {
-            Some(RejectReason::TooManyImmediateCommands)
-        } else {
-            None
-        };
-        if let Some(reason) = reason {
-            *segment = self.refuse(segment.header, reason);
-            return;
+        match self.admits(&command, segment.header.is_immediate()) {
+            Admission::Taken => {}
+            Admission::Ignored => {
+                segment.ignored = true;
+                return;
+            }
+            Admission::Refused(reason) => {
+                *segment = self.refuse(segment.header, reason);
+                return;
+            }
         }
         let transfer_tag = self.transfer_tag();
         let mut incoming = self.commands.incoming(&command, shape, segment.length as u32, transfer_tag);

@@ -6,14 +6,9 @@ use std::io::{self, IoSlice};
 use bytes::Bytes;
 use tokio::net::TcpStream;
 
-use super::digest::crc32c;
-use crate::limits::MAX_IO_SLICES;
-use crate::pdu::{BHS_BYTES, padding};
-
-/// Header and header digest.
-const HEAD_ROOM: usize = BHS_BYTES + 4;
-/// Padding and data digest.
-const TAIL_ROOM: usize = 3 + 4;
+use crate::limits::{MAX_IO_SLICES, MAX_QUEUED_OWN_BYTES, MAX_QUEUED_RESPONSE_BYTES};
+use crate::pdu::frame::{Framing, HEAD_ROOM, TAIL_ROOM};
+use crate::pdu::{BHS_BYTES, opcode};
 
 /// One PDU on its way out.
 #[derive(Debug)]
@@ -26,26 +21,20 @@ struct Outgoing {
 }
 
 impl Outgoing {
-    fn new(header: [u8; BHS_BYTES], data: Bytes, header_digest: bool, data_digest: bool) -> Self {
-        let mut head = [0; HEAD_ROOM];
-        head[..BHS_BYTES].copy_from_slice(&header);
-        let mut head_bytes = BHS_BYTES;
-        if header_digest {
-            head[BHS_BYTES..].copy_from_slice(&crc32c(&[&header]).to_le_bytes());
-            head_bytes = HEAD_ROOM;
-        }
-        let mut tail = [0; TAIL_ROOM];
-        let mut tail_bytes = padding(data.len());
-        if data_digest && !data.is_empty() {
-            let sum = crc32c(&[&data, &tail[..tail_bytes]]);
-            tail[tail_bytes..tail_bytes + 4].copy_from_slice(&sum.to_le_bytes());
-            tail_bytes += 4;
-        }
+    fn new(header: &[u8; BHS_BYTES], data: Bytes, framing: Framing) -> Self {
+        let ((head, head_bytes), (tail, tail_bytes)) =
+            (framing.encode_head(header), framing.encode_tail(&data));
         Self { head, head_bytes: head_bytes as u8, data, tail, tail_bytes: tail_bytes as u8 }
     }
 
     fn parts(&self) -> [&[u8]; 3] {
         [&self.head[..usize::from(self.head_bytes)], &self.data, &self.tail[..usize::from(self.tail_bytes)]]
+    }
+
+    /// The data of commands is of the pool, which has a cap of its own.
+    fn own_bytes(&self) -> usize {
+        let data = if self.head[0] == opcode::DATA_IN { 0 } else { self.data.len() };
+        size_of::<Self>() + data
     }
 
     fn len(&self) -> usize {
@@ -60,28 +49,35 @@ pub(crate) struct SendQueue {
     /// Bytes of the first one that are out already.
     sent: usize,
     queued_bytes: usize,
-    header_digest: bool,
-    data_digest: bool,
+    /// Memory of what is queued that is not of the commands' pool.
+    own_bytes: usize,
+    framing: Framing,
 }
 
 impl SendQueue {
-    pub(crate) fn new(header_digest: bool, data_digest: bool) -> Self {
-        Self { header_digest, data_digest, ..Self::default() }
+    pub(crate) fn new(framing: Framing) -> Self {
+        Self { framing, ..Self::default() }
     }
 
     pub(crate) fn push(&mut self, header: [u8; BHS_BYTES], data: Bytes) {
-        let pdu = Outgoing::new(header, data, self.header_digest, self.data_digest);
+        let pdu = Outgoing::new(&header, data, self.framing);
         self.queued_bytes += pdu.len();
+        self.own_bytes += pdu.own_bytes();
         self.pdus.push_back(pdu);
     }
 
-    pub(crate) fn queued_bytes(&self) -> usize {
-        self.queued_bytes
+    /// An initiator that does not take its responses gets no more commands in.
+    pub(crate) fn has_room(&self) -> bool {
+        self.queued_bytes < MAX_QUEUED_RESPONSE_BYTES && self.own_bytes < MAX_QUEUED_OWN_BYTES
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.pdus.is_empty()
     }
 
     pub(crate) fn clear(&mut self) {
         self.pdus.clear();
-        (self.sent, self.queued_bytes) = (0, 0);
+        (self.sent, self.queued_bytes, self.own_bytes) = (0, 0, 0);
     }
 
     /// Send as much as the socket takes. True if nothing is left.
@@ -127,6 +123,7 @@ impl SendQueue {
                 break;
             }
             self.sent -= first.len();
+            self.own_bytes -= first.own_bytes();
             self.pdus.pop_front();
         }
     }
@@ -138,7 +135,7 @@ mod tests {
 
     #[test]
     fn a_partial_write_goes_on_where_it_stopped() {
-        let mut queue = SendQueue::new(true, true);
+        let mut queue = SendQueue::new(Framing { header_digest: true, data_digest: true });
         queue.push([1; BHS_BYTES], Bytes::from_static(b"hello"));
         queue.push([2; BHS_BYTES], Bytes::new());
         let all: Vec<u8> = queue.pdus.iter().flat_map(Outgoing::parts).flatten().copied().collect();
@@ -154,6 +151,6 @@ mod tests {
             };
             queue.advance(step);
         }
-        assert_eq!((got, queue.queued_bytes()), (all, 0));
+        assert_eq!((got, queue.queued_bytes, queue.own_bytes), (all, 0, 0));
     }
 }

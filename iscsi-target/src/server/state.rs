@@ -21,7 +21,7 @@ use super::connection::Shape;
 use super::link::Link;
 use crate::login::parameters::Parameters;
 use crate::pdu::response;
-use crate::pdu::{Bhs, padding, request};
+use crate::pdu::{Bhs, request};
 use crate::scsi::{LogicalUnit, Nexus};
 use crate::session::order::{Attribute, Order};
 use crate::session::transfer::Transfer;
@@ -88,6 +88,10 @@ pub(super) struct State {
     pub(super) links: RefCell<Vec<Rc<Link>>>,
     /// All connections are to end, and nobody may join.
     pub(super) ending: Cell<bool>,
+    /// Task management functions under way.
+    pub(super) managing: Cell<usize>,
+    /// Bytes of data that wait with their PDUs for their turn.
+    pub(super) early_bytes: Cell<usize>,
 }
 
 impl State {
@@ -100,7 +104,14 @@ impl State {
             orders: RefCell::default(),
             links: RefCell::default(),
             ending: Cell::new(false),
+            managing: Cell::new(0),
+            early_bytes: Cell::new(0),
         })
+    }
+
+    /// Commands and task management functions that are not over.
+    pub(super) fn under_way(&self) -> usize {
+        self.tasks.borrow().len() + self.managing.get()
     }
 
     /// The connection of this number.
@@ -129,9 +140,4 @@ pub(super) fn residual(
         std::cmp::Ordering::Less => (response::UNDERFLOW, count(expected - wanted)),
         std::cmp::Ordering::Equal => (0, 0),
     }
-}
-
-/// Bytes of a data segment on the wire, with padding and digest.
-pub(super) fn wire_tail(length: usize, data_digest: bool) -> usize {
-    if length == 0 { 0 } else { padding(length) + if data_digest { 4 } else { 0 } }
 }

@@ -3,6 +3,7 @@
 //! Requests may come in parts (C bit) and answers go out in parts where they are longer than the initiator's
 //! MaxRecvDataSegmentLength: it asks for each next part with our target transfer tag.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -29,6 +30,8 @@ pub(super) struct TextExchange {
     /// The session's own target; none in discovery.
     pub(super) target: Option<String>,
     pub(super) request: Vec<u8>,
+    /// PDUs it has come in so far.
+    pub(super) request_pdus: usize,
     pub(super) rest: Vec<u8>,
 }
 
@@ -42,6 +45,7 @@ impl TextExchange {
             came_by,
             target,
             request: Vec::new(),
+            request_pdus: 0,
             rest: Vec::new(),
         }
     }
@@ -61,8 +65,12 @@ impl TextExchange {
         if text.target_transfer_tag.get() != NO_TAG && self.request.is_empty() {
             return Err(RejectReason::ProtocolError);
         }
-        if self.request.len() + data.len() > limits::MAX_TEXT_BYTES {
+        self.request_pdus += 1;
+        if self.request.len() + data.len() > limits::MAX_TEXT_BYTES
+            || self.request_pdus > limits::MAX_TEXT_PDUS
+        {
             self.request.clear();
+            self.request_pdus = 0;
             return Err(RejectReason::OutOfResources);
         }
         self.request.extend_from_slice(data);
@@ -72,8 +80,14 @@ impl TextExchange {
             answer.target_transfer_tag = U32::new(REST_TAG);
             return Ok((answer, Bytes::new()));
         }
+        self.request_pdus = 0;
         let pairs =
             Pairs::parse(&std::mem::take(&mut self.request)).map_err(|_| RejectReason::InvalidPduField)?;
+        let mut keys = BTreeSet::new();
+        if !pairs.iter().all(|(key, _)| keys.insert(key)) {
+            // RFC 7143 section 6.2; and each SendTargets would be answered with every target.
+            return Err(RejectReason::ProtocolError);
+        }
         self.rest = self.answer(&pairs).encode();
         Ok(self.next_part(tag, max_recv))
     }

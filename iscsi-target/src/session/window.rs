@@ -52,6 +52,16 @@ impl<T> Window<T> {
         !old && !serial_before(self.max_cmd_sn, cmd_sn)
     }
 
+    /// Is a command of this number kept already?
+    pub fn keeps(&self, cmd_sn: u32) -> bool {
+        self.early.contains_key(&cmd_sn)
+    }
+
+    /// Would a command of this number be kept for later?
+    pub fn would_keep(&self, cmd_sn: u32) -> bool {
+        cmd_sn != self.exp_cmd_sn && self.admits(cmd_sn) && !self.keeps(cmd_sn)
+    }
+
     /// A command that is not immediate has arrived.
     pub fn arrive(&mut self, cmd_sn: u32, command: T) -> Arrival<T> {
         if cmd_sn == self.exp_cmd_sn && self.admits(cmd_sn) {
@@ -90,6 +100,9 @@ mod tests {
     fn commands_are_taken_in_order_across_the_wrap() {
         let mut window = Window::new(u32::MAX);
         assert_eq!(window.arrive(0, 'b'), Arrival::Nothing);
+        assert!(
+            window.keeps(0) && !window.would_keep(0) && window.would_keep(1) && !window.would_keep(u32::MAX)
+        );
         assert_eq!(window.arrive(0, 'x'), Arrival::Nothing);
         assert_eq!(window.next_early(), None);
         assert_eq!(window.arrive(u32::MAX, 'a'), Arrival::Now('a'));

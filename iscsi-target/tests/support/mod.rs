@@ -3,6 +3,7 @@
 #![allow(dead_code, unused_imports, unreachable_pub, clippy::unwrap_used)]
 
 mod gate;
+mod watch;
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -20,6 +21,7 @@ use iscsi_target::scsi::{LogicalUnit, LuIdentity, LuOptions};
 use iscsi_target::server::{ServerConfig, TargetServer};
 
 pub use gate::gated;
+pub use watch::{Honest, allow_many_descriptors, descriptors, resident_bytes};
 
 pub const TARGET: &str = "iqn.2026-11.org.labsan:test";
 pub const NODE: &str = "iqn.2026-11.com.example:node";
@@ -94,6 +96,12 @@ impl Bench {
         initiator.isid = [0x80, 0, 0, 0, 0, 1];
         initiator.log_in(NODE, Some(TARGET), keys).unwrap();
         initiator
+    }
+
+    /// Let others go on for a moment.
+    pub fn pause(&self) {
+        let (_sender, receiver) = std::sync::mpsc::channel::<()>();
+        let _ = receiver.recv_timeout(Duration::from_millis(1));
     }
 
     /// Wait until a condition holds; the states waited for come by themselves.
@@ -257,6 +265,18 @@ impl Initiator {
             answer.text().get("DataDigest").is_some_and(|v| v == "CRC32C"),
         );
         Ok(answer)
+    }
+
+    /// The same where the target may have no room: none if it closes the connection.
+    pub fn try_log_in(&mut self, node: &str, target: &str) -> Option<Pdu> {
+        let mut header = header(0x40 | opcode::LOGIN, 0x87, 1);
+        header[8..14].copy_from_slice(&self.isid);
+        let text = names(node, Some(target));
+        header[7] = text.len() as u8;
+        let mut bytes = [&header[..], text.as_bytes()].concat();
+        bytes.resize(bytes.len() + padding(text.len()), 0);
+        self.stream.write_all(&bytes).ok()?;
+        self.receive()
     }
 
     /// With one-way CHAP.

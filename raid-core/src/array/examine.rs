@@ -73,7 +73,9 @@ fn parse_superblock(head: &[u8]) -> Result<Superblock, SuperblockError> {
 
 fn read_bitmap_header(head: &[u8], superblock: &Superblock) -> Option<BitmapHeader> {
     let at = usize::try_from(superblock.bitmap_offset_bytes()?).ok()?;
-    BitmapHeader::parse(head.get(at..)?, superblock.array_uuid).ok()
+    BitmapHeader::parse(head.get(at..)?, superblock.array_uuid)
+        .ok()
+        .filter(|header| header.covers(superblock))
 }
 
 /// The head of a device. Where a part of it cannot be read that part is zeros, and why is told: the structures

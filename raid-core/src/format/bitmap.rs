@@ -17,6 +17,7 @@ use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::SECTOR_BYTES;
+use super::superblock::Superblock;
 
 /// "bitm".
 const MAGIC: u32 = 0x6d74_6962;
@@ -171,6 +172,19 @@ impl BitmapHeader {
             write_behind: raw.write_behind.get(),
             sectors_reserved: raw.sectors_reserved.get(),
         })
+    }
+
+    /// Whether the bits are of this array as it is: there is no checksum that would vouch for the sizes. One that is
+    /// shorter than the array says nothing of the rest, and one that does not fit before the data cannot be read.
+    #[must_use]
+    pub fn covers(&self, superblock: &Superblock) -> bool {
+        let Superblock { level, layout, raid_disks, size_sectors, .. } = *superblock;
+        let Some(covered) = sync_size_sectors(level, layout, raid_disks, size_sectors) else { return false };
+        // md rounds an array of mirrors down to whole chunks.
+        let rounding = u64::from(superblock.chunk_sectors) * u64::from(raid_disks);
+        let first = superblock.bitmap_offset_bytes().unwrap_or(0);
+        let fits = first.saturating_add(self.image_bytes()) <= superblock.data_offset_bytes();
+        self.sync_size_sectors <= covered && covered - self.sync_size_sectors <= rounding && fits
     }
 
     /// The header's bytes.

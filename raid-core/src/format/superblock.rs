@@ -4,7 +4,8 @@
 //! - The 256 fixed bytes and the role table are exactly the kernel's; offsets are asserted below.
 //! - [`Superblock::parse`] accepts what the kernel's `super_1_load` accepts at minor version 2, and private
 //!   bit 31 besides. Features of md that labsan does not run are refused by name.
-//! - `parse` then `encode` gives the same bytes: fields labsan does not use are carried along.
+//! - `parse` then `encode` gives the same bytes: fields labsan does not use are carried along. Only an offset whose feature
+//!   bit is clear becomes 0.
 
 use thiserror::Error;
 use uuid::Uuid;
@@ -426,6 +427,10 @@ fn check_ranges(raw: &RawSuperblock) -> Result<(), SuperblockError> {
     }
     if size > data_size {
         return Err(nonsense("size", size));
+    }
+    // An update must be able to follow.
+    if i64::try_from(raw.events.get()).is_err() {
+        return Err(nonsense("events", raw.events.get()));
     }
     if raw.raid_disks.get() == 0 || raw.raid_disks.get() > ROLE_MAX {
         return Err(nonsense("raid_disks", raw.raid_disks.get()));

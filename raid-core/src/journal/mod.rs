@@ -4,8 +4,10 @@
 //! - [`ledger`]: sequence numbers, reservations, and the tail of all rings together.
 //! - [`pieces`]: journalled data of a stripe, by place, the newest on top.
 //! - [`overlay`]: all stripes that have any, in which state.
+//! - [`found`]: which records of a ring count at a start.
 //! - [`replay`]: what the records found at a start mean.
 
+pub(crate) mod found;
 pub(crate) mod ledger;
 pub(crate) mod overlay;
 pub(crate) mod pieces;

@@ -60,19 +60,21 @@ enum Marker {
     Zeros,
 }
 
-/// Sort records (ascending, each number once) into what has to be done for each stripe.
-pub(crate) fn interpret(records: &[Record]) -> BTreeMap<u64, StripeReplay> {
+/// Sort records (ascending, each number once) into what has to be done for each stripe of an array that has so many. A
+/// record that verified names stripes of this array, or its writer was mad: others are passed over.
+pub(crate) fn interpret(records: &[Record], units: u64) -> BTreeMap<u64, StripeReplay> {
     let mut stripes: BTreeMap<u64, Seen> = BTreeMap::new();
     for (index, record) in records.iter().enumerate() {
         for (item, offset) in &record.items {
             let payload = Payload { record: index, offset: *offset, length: item.payload_bytes() };
-            see(&mut stripes, record.sequence, *item, payload);
+            see(&mut stripes, record.sequence, *item, payload, units);
         }
     }
-    stripes.into_iter().map(|(stripe, seen)| (stripe, conclude(seen))).collect()
+    let all = stripes.into_iter().filter(|(stripe, _)| *stripe < units);
+    all.map(|(stripe, seen)| (stripe, conclude(seen))).collect()
 }
 
-fn see(stripes: &mut BTreeMap<u64, Seen>, sequence: u64, item: Item, payload: Payload) {
+fn see(stripes: &mut BTreeMap<u64, Seen>, sequence: u64, item: Item, payload: Payload, units: u64) {
     match item {
         Item::Data { stripe, start, .. } => {
             stripes.entry(stripe).or_default().writes.push(Write { sequence, start, payload });
@@ -97,7 +99,7 @@ fn see(stripes: &mut BTreeMap<u64, Seen>, sequence: u64, item: Item, payload: Pa
             seen.newest = Some((sequence, Marker::Intent(payload)));
         }
         Item::Zeros { stripe, count } => {
-            for stripe in stripe..stripe.saturating_add(count.into()) {
+            for stripe in stripe..stripe.saturating_add(count.into()).min(units) {
                 stripes.entry(stripe).or_default().newest = Some((sequence, Marker::Zeros));
             }
         }

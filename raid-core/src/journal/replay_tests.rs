@@ -24,7 +24,7 @@ fn parity(row: Row, from: u64, to: u64) -> Item {
 const INTENT: Item = Item::Intent { stripe: STRIPE, blocks: 2 };
 
 fn only(records: &[Record]) -> StripeReplay {
-    let mut stripes = interpret(records);
+    let mut stripes = interpret(records, u64::MAX);
     assert_eq!(stripes.len(), 1);
     stripes.remove(&STRIPE).unwrap()
 }
@@ -79,6 +79,14 @@ fn a_group_that_covers_nothing_kills_what_is_older_and_keeps_what_waits() {
 }
 
 #[test]
+fn zeros_beyond_the_array_take_no_memory() {
+    let zeros = |stripe: u64| Item::Zeros { stripe, count: 1 << 16 };
+    let items: Vec<Item> = (0..1 << 16).map(|index| zeros(index << 20)).chain([data(0)]).collect();
+    let stripes = interpret(&[record(1, &items)], STRIPE);
+    assert_eq!(stripes.into_keys().collect::<Vec<_>>(), [0, 1, 2], "as many stripes as there are");
+}
+
+#[test]
 fn only_the_newest_group_counts() {
     let replay = only(&[
         record(1, &[data(0)]),
@@ -124,12 +132,12 @@ fn zeros_stand_for_every_stripe_they_name() {
         record(2, &[Item::Zeros { stripe: STRIPE - 1, count: 3 }, data(512)]),
         record(3, &[Item::Data { stripe: STRIPE + 1, start: 0, length: 512 }]),
     ];
-    let stripes = interpret(&records);
+    let stripes = interpret(&records, u64::MAX);
     assert_eq!(stripes.keys().copied().collect::<Vec<_>>(), [STRIPE - 1, STRIPE, STRIPE + 1]);
     assert!(stripes.values().all(|replay| replay.newest == Newest::Zeros));
     assert_eq!(of(&stripes[&STRIPE].later), [2]);
     assert_eq!(of(&stripes[&(STRIPE + 1)].later), [3]);
-    assert_eq!(interpret(&[record(1, &[])]).len(), 0);
+    assert_eq!(interpret(&[record(1, &[])], u64::MAX).len(), 0);
 }
 
 const SECTORS: usize = 4;
@@ -244,7 +252,7 @@ impl Life {
     fn recover(&self, tail: u64) -> [u8; SECTORS] {
         let from = (tail - 1) as usize;
         let mut place = self.place;
-        let Some(replay) = interpret(&self.records[from..]).remove(&STRIPE) else { return place };
+        let Some(replay) = interpret(&self.records[from..], u64::MAX).remove(&STRIPE) else { return place };
         let fill = |write: &Write| self.fills[from + write.payload.record][write.payload.offset];
         let sector = |write: &Write| write.start as usize / 512;
         match &replay.newest {

@@ -4,7 +4,7 @@
 //! A copy holds neither unit while it waits for the other: each piece is read beside the commands of the source, and
 //! written beside those of the destination.
 
-mod parameters;
+pub(in crate::scsi) mod parameters;
 mod results;
 
 use std::sync::Arc;

@@ -60,14 +60,14 @@ pub(super) struct Segment {
 
 /// A parameter list.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct CopyList {
+pub(crate) struct CopyList {
     pub(super) keep: Keep,
     pub(super) targets: Vec<Target>,
     pub(super) segments: Vec<Segment>,
 }
 
 /// Read a parameter list.
-pub(super) fn parse(list: &[u8]) -> Result<CopyList, Sense> {
+pub(crate) fn parse(list: &[u8]) -> Result<CopyList, Sense> {
     let header = Cdb(list.get(..HEADER_BYTES).ok_or(Sense::PARAMETER_LENGTH)?);
     let (targets_bytes, segments_bytes) = (u32::from(header.u16(2)), header.u32(8));
     let lists_bytes = targets_bytes.checked_add(segments_bytes).ok_or(Sense::PARAMETER_LENGTH)?;
@@ -149,44 +149,44 @@ fn parse_segments(mut list: &[u8]) -> Result<Vec<Segment>, Sense> {
     Ok(segments)
 }
 
+/// The bytes of a list; what `parse` is the reverse of.
+pub(crate) fn encode(list: &CopyList) -> Vec<u8> {
+    let (usage, id) = match list.keep {
+        Keep::Under(id) => (0, id),
+        Keep::No => (3, 0),
+    };
+    let mut bytes = vec![id, usage << 3];
+    bytes.extend_from_slice(&((list.targets.len() * TARGET_BYTES) as u16).to_be_bytes());
+    bytes.extend_from_slice(&[0; 4]);
+    bytes.extend_from_slice(&((list.segments.len() * SEGMENT_BYTES) as u32).to_be_bytes());
+    bytes.extend_from_slice(&[0; 4]);
+    for target in &list.targets {
+        let mut descriptor = [0; TARGET_BYTES];
+        descriptor[0] = IDENTIFICATION;
+        (descriptor[4], descriptor[5]) = (target.code_set, target.kind);
+        descriptor[7] = target.designator.len() as u8;
+        descriptor[8..8 + target.designator.len()].copy_from_slice(&target.designator);
+        descriptor[28..].copy_from_slice(&target.block_bytes.to_be_bytes());
+        bytes.extend_from_slice(&descriptor);
+    }
+    for segment in &list.segments {
+        let mut descriptor = vec![BLOCK_TO_BLOCK, u8::from(segment.by_destination) << 1, 0, 24];
+        descriptor.extend_from_slice(&segment.source.to_be_bytes());
+        descriptor.extend_from_slice(&segment.destination.to_be_bytes());
+        descriptor.extend_from_slice(&[0, 0]);
+        descriptor.extend_from_slice(&segment.blocks.to_be_bytes());
+        descriptor.extend_from_slice(&segment.source_block.to_be_bytes());
+        descriptor.extend_from_slice(&segment.destination_block.to_be_bytes());
+        bytes.extend_from_slice(&descriptor);
+    }
+    bytes
+}
+
 #[cfg(test)]
 pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    /// The bytes of a list; what `parse` is the reverse of.
-    pub(in crate::scsi) fn encode(list: &CopyList) -> Vec<u8> {
-        let (usage, id) = match list.keep {
-            Keep::Under(id) => (0, id),
-            Keep::No => (3, 0),
-        };
-        let mut bytes = vec![id, usage << 3];
-        bytes.extend_from_slice(&((list.targets.len() * TARGET_BYTES) as u16).to_be_bytes());
-        bytes.extend_from_slice(&[0; 4]);
-        bytes.extend_from_slice(&((list.segments.len() * SEGMENT_BYTES) as u32).to_be_bytes());
-        bytes.extend_from_slice(&[0; 4]);
-        for target in &list.targets {
-            let mut descriptor = [0; TARGET_BYTES];
-            descriptor[0] = IDENTIFICATION;
-            (descriptor[4], descriptor[5]) = (target.code_set, target.kind);
-            descriptor[7] = target.designator.len() as u8;
-            descriptor[8..8 + target.designator.len()].copy_from_slice(&target.designator);
-            descriptor[28..].copy_from_slice(&target.block_bytes.to_be_bytes());
-            bytes.extend_from_slice(&descriptor);
-        }
-        for segment in &list.segments {
-            let mut descriptor = vec![BLOCK_TO_BLOCK, u8::from(segment.by_destination) << 1, 0, 24];
-            descriptor.extend_from_slice(&segment.source.to_be_bytes());
-            descriptor.extend_from_slice(&segment.destination.to_be_bytes());
-            descriptor.extend_from_slice(&[0, 0]);
-            descriptor.extend_from_slice(&segment.blocks.to_be_bytes());
-            descriptor.extend_from_slice(&segment.source_block.to_be_bytes());
-            descriptor.extend_from_slice(&segment.destination_block.to_be_bytes());
-            bytes.extend_from_slice(&descriptor);
-        }
-        bytes
-    }
 
     fn targets() -> impl Strategy<Value = Vec<Target>> {
         let target = (0u8..16, 0u8..16, prop::collection::vec(any::<u8>(), 0..=20), 0u32..1 << 24);

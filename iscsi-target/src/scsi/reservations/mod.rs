@@ -29,6 +29,7 @@ pub(crate) use order::Order;
 pub use record::{BadRecord, RegistrationRecord, ReservationRecord, ReservedRecord};
 pub(crate) use state::{Around, Legacy, Outcome};
 pub use state::{ItNexus, Kind, PortName, Registration, Reservation, Reservations};
+pub(crate) use transport_id::TransportId;
 
 #[cfg(test)]
 mod properties;

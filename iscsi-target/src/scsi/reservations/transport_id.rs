@@ -35,7 +35,7 @@ impl TransportId {
     }
 
     /// Its bytes: NUL-terminated, padded to four, 24 at least.
-    pub(super) fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let (format, isid) = match self.isid {
             Some(isid) => (WITH_ISID, format!("{SEPARATOR}{}", hex::encode(isid))),
             None => (0, String::new()),
@@ -49,7 +49,7 @@ impl TransportId {
     }
 
     /// The first of these bytes, and how many it takes. `None` if it is none that can be understood.
-    pub(super) fn parse(bytes: &[u8]) -> Option<(Self, usize)> {
+    pub(crate) fn parse(bytes: &[u8]) -> Option<(Self, usize)> {
         let header: [u8; HEADER_BYTES] = bytes.get(..HEADER_BYTES)?.try_into().ok()?;
         let length = usize::from(u16::from_be_bytes([header[2], header[3]]));
         let field = bytes.get(HEADER_BYTES..HEADER_BYTES + length)?;

@@ -144,15 +144,11 @@ pub(in crate::array) async fn recover_journal(
     if !sabotage::planted(Sabotage::NoRecopyAtRecovery) {
         core.copy_last_commit(journal, found).await?;
     }
-    let stripes = replay::interpret(&found.records);
+    let stripes = replay::interpret(&found.records, core.geometry.units());
+    let work: Vec<(u64, StripeReplay)> = stripes.into_iter().collect();
     let mut later = Vec::new();
-    let mut work: Vec<(u64, StripeReplay)> = Vec::new();
-    for (stripe, replay) in stripes {
-        // A record that verified names stripes of this array, or its writer was mad.
-        if stripe < core.geometry.units() {
-            later.extend(replay.later.iter().map(|write| (stripe, *write)));
-            work.push((stripe, replay));
-        }
+    for (stripe, replay) in &work {
+        later.extend(replay.later.iter().map(|write| (*stripe, *write)));
     }
     core.replay_groups(found, &work).await?;
     for (stripe, replay) in &work {

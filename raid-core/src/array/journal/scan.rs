@@ -12,9 +12,9 @@ use crate::array::member::Member;
 use crate::format::PAGE_BYTES;
 use crate::format::labsan::LabsanError;
 use crate::format::labsan::journal_head::JournalHead;
-use crate::format::labsan::journal_record::{self, Record, claimed_bytes};
+use crate::format::labsan::journal_record::Record;
+use crate::journal::found::{Found, end_of, records_in};
 use crate::limits;
-use crate::sabotage::{self, Sabotage};
 
 /// Rings read at once; each is in memory as a whole.
 const RINGS_AT_ONCE: usize = 4;
@@ -63,10 +63,7 @@ pub(in crate::array) async fn find_journal(
             }
         }
     }
-    let mut end = head.tail;
-    while found.contains_key(&end) {
-        end += 1;
-    }
+    let end = end_of(&found, head.tail);
     let beyond = found.split_off(&end);
     if let Some((&later, _)) = beyond.first_key_value()
         && !force
@@ -117,32 +114,10 @@ fn age(head: &JournalHead) -> (u64, u64) {
 }
 
 /// Every record of a ring that counts, with its place and length.
-async fn scan_ring(
-    member: &Member,
-    head: &JournalHead,
-    uuid: Uuid,
-) -> Result<Vec<(Record, u64, u64)>, IoError> {
+async fn scan_ring(member: &Member, head: &JournalHead, uuid: Uuid) -> Result<Vec<Found>, IoError> {
     let ring_bytes = head.ring_bytes.min(member.layout.journal.len) as usize;
     let image = read_range(member, member.layout.journal.offset, ring_bytes).await?;
-    let mut records = Vec::new();
-    let mut at = 0;
-    while at < image.len() {
-        let rest = &image[at..];
-        let parsed = claimed_bytes(rest)
-            .and_then(|length| Some((journal_record::parse(rest.get(..length)?, uuid).ok()?, length)));
-        let Some((record, length)) = parsed else {
-            at += PAGE_BYTES;
-            continue;
-        };
-        let ours =
-            head.owns(record.sequence, record.stamp) || sabotage::planted(Sabotage::StaleEpochReplayed);
-        if ours && record.sequence >= head.tail {
-            records.push((record, at as u64, length as u64));
-        }
-        at += length;
-    }
-    records.sort_by_key(|(record, ..)| record.sequence);
-    Ok(records)
+    Ok(records_in(&image, head, uuid))
 }
 
 /// A range of a member's metadata; pages that cannot be read are zeros, and so verify as nothing.

@@ -86,6 +86,28 @@ fn the_sync_range_is_the_component_or_at_raid_10_the_array() {
 }
 
 #[test]
+fn a_bitmap_of_another_size_than_the_array_is_not_believed() {
+    let mut seen = 0;
+    for image in fixtures::md::IMAGES {
+        let superblock = Superblock::parse(&image.head[4096..]).unwrap();
+        let Some(at) = superblock.bitmap_offset_bytes() else { continue };
+        let header = BitmapHeader::parse(&image.head[at as usize..], superblock.array_uuid).unwrap();
+        assert!(header.covers(&superblock), "{}: md's own", image.name);
+        let sized = |sync_size_sectors| BitmapHeader { sync_size_sectors, ..header.clone() };
+        assert!(!sized(header.sync_size_sectors * 2).covers(&superblock));
+        assert!(!sized(header.sync_size_sectors / 2).covers(&superblock), "the rest would pass for clean");
+        assert!(!sized(u64::MAX >> 10).covers(&superblock), "no memory for that many bits");
+        // As many sectors, but a bit for each.
+        assert!(
+            !BitmapHeader { chunk_bytes: 512, ..header.clone() }
+                .covers(&Superblock { size_sectors: 1 << 40, ..superblock.clone() })
+        );
+        seen += 1;
+    }
+    assert!(seen >= 5, "{seen} bitmaps");
+}
+
+#[test]
 fn bits_and_sectors_belong_together() {
     let header = sample();
     assert_eq!(header.bits(), 25);

@@ -9,7 +9,7 @@ use zerocopy::little_endian::U64;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::journal_record::Stamp;
-use super::{ENVELOPE_BYTES, Kind, LabsanError, Side, newest};
+use super::{ENVELOPE_BYTES, Kind, LabsanError, MAX_GENERATION, Side, newest};
 use crate::format::{PAGE_BYTES, Page};
 
 const KIND: Kind = Kind { magic: *b"LABSANJH", version: 1 };
@@ -108,11 +108,16 @@ impl JournalHead {
         if epochs.is_empty() || !ordered {
             return Err(LabsanError::Nonsense { field: "epochs", value: epochs.len() as u64 });
         }
+        let tail = fixed.tail.get();
+        let numbers = epochs.iter().flat_map(|epoch| [epoch.stamp.epoch, epoch.first]);
+        if let Some(value) = numbers.chain([tail]).find(|number| *number > MAX_GENERATION) {
+            return Err(LabsanError::Nonsense { field: "epochs", value });
+        }
         let ring_bytes = fixed.ring_bytes.get();
         if !ring_bytes.is_multiple_of(PAGE_BYTES as u64) {
             return Err(LabsanError::Nonsense { field: "ring_bytes", value: ring_bytes });
         }
-        Ok(Self { generation: sealed.generation, tail: fixed.tail.get(), ring_bytes, epochs })
+        Ok(Self { generation: sealed.generation, tail, ring_bytes, epochs })
     }
 
     /// The newer valid copy of the two pages at the beginning of the journal-head region.

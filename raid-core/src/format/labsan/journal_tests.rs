@@ -54,7 +54,7 @@ fn one_of_each() -> Vec<(Item, u8)> {
 #[test]
 fn a_commit_comes_back_with_every_kind_of_item() {
     check(12, &one_of_each());
-    check(u64::MAX, &[]);
+    check(MAX_GENERATION, &[]);
     // As many items as do and do not fit the first page.
     for count in [83, 84, 200] {
         check(1, &vec![(Item::Zeros { stripe: 1, count: 1 }, 0); count]);
@@ -71,6 +71,25 @@ fn every_flipped_bit_of_a_commit_is_noticed() {
     }
     assert!(parse(&bytes, ARRAY).is_ok());
     assert_eq!(parse(&bytes, Uuid::from_u128(1)), Err(LabsanError::OtherArray { found: ARRAY }));
+}
+
+#[test]
+fn what_nothing_could_follow_is_refused() {
+    let number = |result: Result<Record, LabsanError>| result.map(|record| record.sequence);
+    assert_eq!(number(parse(&sealed(MAX_GENERATION, &[]), ARRAY)), Ok(MAX_GENERATION));
+    for sequence in [MAX_GENERATION + 1, u64::MAX] {
+        let refused = Err(LabsanError::Nonsense { field: "generation", value: sequence });
+        assert_eq!(number(parse(&sealed(sequence, &[]), ARRAY)), refused);
+    }
+    let head = |tail: u64, epoch: u64, first: u64| {
+        let epochs = vec![Epoch { stamp: Stamp { epoch, nonce: 1 }, first }];
+        let page = JournalHead { generation: 1, tail, ring_bytes: 4096, epochs }.encode(ARRAY);
+        JournalHead::find(&[page, [0; PAGE_BYTES]].concat(), ARRAY).map(|head| head.tail)
+    };
+    assert_eq!(head(5, 1, 5), Ok(5));
+    for (tail, epoch, first) in [(u64::MAX, 1, 5), (5, u64::MAX, 5), (5, 1, u64::MAX)] {
+        assert_eq!(head(tail, epoch, first), Err(LabsanError::Nonsense { field: "epochs", value: u64::MAX }));
+    }
 }
 
 #[test]
@@ -253,7 +272,7 @@ fn item() -> impl Strategy<Value = Item> {
 proptest! {
     #[test]
     fn commits_of_any_items_come_back(
-        sequence in any::<u64>(), items in prop::collection::vec((item(), any::<u8>()), 0..60)
+        sequence in 0..=MAX_GENERATION, items in prop::collection::vec((item(), any::<u8>()), 0..60)
     ) {
         check(sequence, &items);
     }

@@ -28,6 +28,8 @@ pub use header::{Header, Policy};
 
 /// Bytes of the envelope.
 pub const ENVELOPE_BYTES: usize = 64;
+/// What counts updates, commits and starts never gets there; a copy that says so could not be followed by a newer one.
+pub const MAX_GENERATION: u64 = 1 << 62;
 /// Where the CRC lies in it.
 const CRC_OFFSET: usize = 12;
 
@@ -174,11 +176,11 @@ impl Kind {
         if owner != array_uuid {
             return Err(LabsanError::OtherArray { found: owner });
         }
-        Ok(Sealed {
-            generation: envelope.generation.get(),
-            index: envelope.index.get(),
-            body: &whole[ENVELOPE_BYTES..],
-        })
+        let generation = envelope.generation.get();
+        if generation > MAX_GENERATION {
+            return Err(LabsanError::Nonsense { field: "generation", value: generation });
+        }
+        Ok(Sealed { generation, index: envelope.index.get(), body: &whole[ENVELOPE_BYTES..] })
     }
 
     /// A structure around `body`, zero-filled to a multiple of a page (the filling is not summed).

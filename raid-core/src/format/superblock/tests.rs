@@ -119,6 +119,7 @@ fn every_refusal_has_its_name() {
         ("data_size", 136, (1u64 << 54).to_le_bytes().to_vec()),
         ("data_offset", 128, 15u64.to_le_bytes().to_vec()),
         ("size", 80, (102u64 << 11).to_le_bytes().to_vec()),
+        ("events", 200, u64::MAX.to_le_bytes().to_vec()),
         ("raid_disks", 92, vec![0; 4]),
         ("raid_disks", 92, 0xff01u32.to_le_bytes().to_vec()),
         ("feature_map", 8, 0x1001u32.to_le_bytes().to_vec()),
