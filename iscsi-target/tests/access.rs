@@ -112,3 +112,29 @@ fn an_initiator_bound_to_an_account_gets_in_by_no_other() {
     bench.registry.set_chap(TARGET, ChapPolicy::default()).unwrap();
     assert_eq!(log_in(bench.address, NODE), Err(FORBIDDEN));
 }
+
+#[test]
+fn a_portal_that_no_rule_opens_is_not_told() {
+    let bench = Bench::with(|config| {
+        let portal = |address: &str| address.parse::<SocketAddr>().unwrap().into();
+        config.portals = vec![portal("127.0.0.1:0"), portal("127.0.0.2:0")];
+    });
+    let portals = bench.server.as_ref().unwrap().portals();
+    let [one, two] = [portals[0].address, portals[1].address];
+    let told = || {
+        let text = discover(one);
+        [one, two].map(|address| text.contains(&format!("TargetAddress={address},1\0")))
+    };
+    allow(&bench, vec![AccessRule::initiator(NODE)]);
+    assert_eq!(told(), [true, true]);
+    let rule = |network: Option<&str>, portal: &str| AccessRule {
+        network: network.map(|network| network.parse().unwrap()),
+        portal: Some(portal.parse().unwrap()),
+        ..AccessRule::initiator(NODE)
+    };
+    allow(&bench, vec![rule(None, "127.0.0.1")]);
+    assert_eq!(told(), [true, false]);
+    // Where it would come from by another portal is not known here.
+    allow(&bench, vec![rule(None, "127.0.0.1"), rule(Some("10.0.0.0/8"), "127.0.0.2")]);
+    assert_eq!(told(), [true, true]);
+}

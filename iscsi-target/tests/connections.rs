@@ -7,6 +7,7 @@ mod support;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 
+use iscsi_target::access::{AccessPolicy, AccessRule};
 use iscsi_target::pdu::opcode;
 use iscsi_target::server::Portal;
 use support::{Bench, Initiator, NODE, Pdu, TARGET, gated, header, put, write_cdb};
@@ -206,4 +207,34 @@ fn the_end_of_a_session_is_told_to_every_connection() {
     assert!(one.receive().is_none() && two.receive().is_none());
     assert_eq!(again.ready(), None);
     assert_eq!(bench.registry.sessions().len(), 1);
+}
+
+#[test]
+fn every_connection_of_a_session_is_one_that_is_let_in() {
+    let allow = |bench: &Bench, portal: Option<&str>| {
+        let portal = portal.map(|portal| portal.parse().unwrap());
+        let rules = vec![AccessRule { portal, ..AccessRule::initiator(NODE) }];
+        bench.registry.set_access(TARGET, AccessPolicy { rules, loopback_only: true }).unwrap();
+    };
+    let bench = Bench::with(|config| {
+        let portal = |address: &str| Portal { address: address.parse().unwrap(), group: 1 };
+        config.portals = vec![portal("127.0.0.1:0"), portal("127.0.0.2:0")];
+    });
+    let other = bench.server.as_ref().unwrap().portals()[1].address;
+    allow(&bench, Some("127.0.0.1"));
+    let one = leading(&bench, 4);
+    assert_eq!(try_to_join(other, one.tsih, 2).map(|_| ()).unwrap_err(), 0x0202);
+    allow(&bench, None);
+    let (two, _) = try_to_join(other, one.tsih, 2).unwrap();
+    let locals = || -> Vec<SocketAddr> {
+        let sessions = bench.registry.sessions();
+        sessions[0].connections.iter().map(|connection| connection.local).collect()
+    };
+    assert_eq!(locals(), [bench.address, other]);
+    assert!(bench.registry.shut_out(TARGET).is_empty());
+    allow(&bench, Some("127.0.0.1"));
+    assert_eq!(bench.registry.shut_out(TARGET).len(), 1, "by its second connection");
+    drop(two);
+    bench.eventually("one is left", || locals().len() == 1);
+    assert!(bench.registry.shut_out(TARGET).is_empty());
 }

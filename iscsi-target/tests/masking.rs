@@ -92,3 +92,60 @@ fn a_reset_reaches_the_unit_under_the_numbers_that_others_see() {
         assert_eq!((answer.tag(), answer.header[2]), (tag, 2));
     }
 }
+
+const LUNS_CHANGED: (u8, u8, u8) = (6, 0x3f, 0x0e);
+const CAPACITY_CHANGED: (u8, u8, u8) = (6, 0x2a, 0x09);
+
+/// The next PDU is a message about LUNs: which one it names, and what of it.
+fn told(initiator: &mut Initiator) -> (u16, (u8, u8, u8)) {
+    let message = initiator.expect(opcode::ASYNC_MESSAGE);
+    assert_eq!(message.header[36], 0, "a SCSI event");
+    (u16::from_be_bytes([message.header[8], message.header[9]]), message.sense())
+}
+
+#[test]
+fn messages_of_luns_go_only_to_those_who_see_them() {
+    let bench = Bench::new();
+    let (mut node, mut masked) = (bench.login(""), masked(&bench));
+    let (_, common) = bench.registry.target(TARGET).unwrap().luns.units().remove(0);
+    let own = another_unit();
+    // A LUN of its own takes the others from it: one change, and to it alone.
+    bench.registry.map_lun_for(TARGET, Some(MASKED), 9, Arc::clone(&own)).unwrap();
+    assert_eq!(told(&mut masked), (0, LUNS_CHANGED));
+    assert_eq!(node.ready(), None);
+    bench.registry.capacity_changed(&common);
+    assert_eq!(told(&mut node), (0, CAPACITY_CHANGED), "and nothing before");
+    assert_eq!([node.ready(), node.ready()], [Some(CAPACITY_CHANGED), None]);
+    bench.registry.map_lun(TARGET, 3, Arc::clone(&own)).unwrap();
+    assert_eq!(told(&mut node), (0, LUNS_CHANGED));
+    assert_eq!([node.ready(), node.ready()], [Some(LUNS_CHANGED), None]);
+    bench.registry.capacity_changed(&own);
+    assert_eq!(told(&mut masked), (9, CAPACITY_CHANGED), "nothing of LUN 3, and under its own number");
+    assert_eq!(told(&mut node), (3, CAPACITY_CHANGED));
+    bench.registry.unmap_lun_for(TARGET, Some(MASKED), 9).unwrap();
+    assert_eq!(told(&mut masked), (0, LUNS_CHANGED), "it has none left that could tell it");
+    bench.registry.unmask_luns(TARGET, MASKED).unwrap();
+    assert_eq!(told(&mut masked), (0, LUNS_CHANGED));
+    assert_eq!([masked.ready(), masked.ready()], [Some(LUNS_CHANGED), None]);
+    bench.registry.unmap_lun(TARGET, 3).unwrap();
+    assert_eq!((told(&mut masked), told(&mut node)), ((0, LUNS_CHANGED), (0, LUNS_CHANGED)));
+    assert_eq!(bench.registry.sessions().len(), 2);
+}
+
+#[test]
+fn who_sees_the_same_luns_as_before_is_told_of_nothing() {
+    let bench = Bench::new();
+    let mut masked = masked(&bench);
+    let (_, common) = bench.registry.target(TARGET).unwrap().luns.units().remove(0);
+    bench.registry.mask_luns(TARGET, MASKED).unwrap();
+    assert_eq!(told(&mut masked), (0, LUNS_CHANGED));
+    bench.registry.mask_luns(TARGET, MASKED).unwrap();
+    bench.registry.map_lun_for(TARGET, Some(MASKED), 0, Arc::clone(&common)).unwrap();
+    assert_eq!(told(&mut masked), (0, LUNS_CHANGED));
+    assert_eq!([masked.ready(), masked.ready()], [Some(LUNS_CHANGED), None]);
+    bench.registry.unmask_luns(TARGET, MASKED).unwrap();
+    assert_eq!(masked.ready(), None);
+    bench.registry.capacity_changed(&common);
+    assert_eq!(told(&mut masked), (0, CAPACITY_CHANGED), "nothing came of the masks in between");
+    assert_eq!([masked.ready(), masked.ready()], [Some(CAPACITY_CHANGED), None]);
+}

@@ -243,6 +243,7 @@ mod tests {
         let mut all = String::new();
         sources(&crate_directory.join("src"), &mut all);
         sources(&crate_directory.join("tests"), &mut all);
+        sources(&crate_directory.join("../tests/tests"), &mut all);
         let document = std::fs::read_to_string(crate_directory.join("../docs/iscsi-conformance.md")).unwrap();
         let words = document.split('`').skip(1).step_by(2);
         let names: Vec<&str> =

@@ -1,6 +1,6 @@
 //! Who is let in, measured again, and told of the end.
 
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
 use crate::chap::{Account, Secret};
