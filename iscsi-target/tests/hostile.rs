@@ -269,7 +269,24 @@ const CASES: &[Case] = &[
             offer_bytes(i, &pdu);
             offer_bytes(i, &[0x5a; 1020]);
         },
-        &[End::Answered(opcode::TEXT_RESPONSE)],
+        &[End::Rejected(9)],
+    ),
+    (
+        "the longest CDB there can be",
+        "",
+        |i| {
+            let mut pdu = header(opcode::SCSI_COMMAND, 0x80, 1);
+            put(&mut pdu, 24, i.cmd_sn);
+            i.cmd_sn += 1;
+            pdu[4] = 255;
+            pdu[32] = 0x7f;
+            offer_bytes(i, &pdu);
+            let mut segment = [0x5a; 1020];
+            segment[..2].copy_from_slice(&1017u16.to_be_bytes());
+            (segment[2], segment[3]) = (1, 0);
+            offer_bytes(i, &segment);
+        },
+        &[End::Failed(2, Some((0x20, 0)))],
     ),
     (
         "a header digest that is wrong",
@@ -302,6 +319,8 @@ const CASES: &[Case] = &[
                 i.tag = wrong.wrapping_sub(1);
                 let mut pdu = header(opcode::SCSI_COMMAND, 0x80, wrong);
                 put(&mut pdu, 24, i.cmd_sn);
+                // What is rejected has had its turn.
+                i.cmd_sn += 1;
                 offer(i, pdu, &[]);
             }
         },
@@ -480,14 +499,19 @@ fn bytes_that_come_one_by_one_are_as_good_as_others() {
         offer_bytes(&mut initiator, &[byte]);
     }
     assert_eq!(next(&mut initiator).0, End::Login(0));
-    initiator.cmd_sn = 0;
+    let mut long = header(opcode::SCSI_COMMAND, 0x80, 1);
+    long[4] = 3;
+    for byte in [&long[..], &[0, 9, 1, 0], &[0x5a; 8]].concat() {
+        offer_bytes(&mut initiator, &[byte]);
+    }
+    assert_eq!(next(&mut initiator).0, End::Failed(2, Some((0x20, 0))));
+    initiator.cmd_sn = 1;
     let mut write = header(opcode::SCSI_COMMAND, 0xa0, 1);
     put(&mut write, 20, 1024);
     put(&mut write, 24, initiator.cmd_sn);
-    write[4] = 3;
     write[6] = 2;
     write[32..48].copy_from_slice(&write_cdb(0, 1024));
-    for byte in [&write[..], &[0; 12], &[7; 512]].concat() {
+    for byte in [&write[..], &[7; 512]].concat() {
         offer_bytes(&mut initiator, &[byte]);
     }
     let (end, r2t) = next(&mut initiator);

@@ -190,9 +190,11 @@ fn logins_of_one_nexus_at_the_same_time_leave_one_session() {
         let served = initiators.iter_mut().filter_map(|(_, initiator)| {
             let mut ping = header(0x40 | opcode::NOP_OUT, 0x80, 5);
             put(&mut ping, 24, initiator.cmd_sn);
-            // Those that were replaced may be gone already.
+            // Those that were replaced may be gone already, if they were not told before.
             initiator.stream.write_all(&ping).ok()?;
-            initiator.receive()
+            let pdu = initiator.receive()?;
+            assert!(matches!(pdu.header[0], opcode::NOP_IN | opcode::ASYNC_MESSAGE), "{pdu:02x?}");
+            (pdu.header[0] == opcode::NOP_IN).then_some(pdu)
         });
         assert_eq!(served.count(), 1);
     }

@@ -117,13 +117,19 @@ fn nobody_waits_for_a_session_that_ended_meanwhile() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     let (hand_over, taken) = std::sync::mpsc::channel::<mpsc::Receiver<SessionMessage>>();
     let (ready, go) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let until = |counter: &AtomicUsize, value: usize| {
+        let mut spins = 0;
+        while counter.load(Ordering::SeqCst) < value {
+            // Whoever it waits for may have no processor.
+            spins += 1;
+            if spins < 1000 { std::hint::spin_loop() } else { std::thread::yield_now() }
+        }
+    };
     std::thread::scope(|scope| {
         scope.spawn(|| {
             for (round, messages) in taken.into_iter().enumerate() {
                 ready.store(round + 1, Ordering::SeqCst);
-                while go.load(Ordering::SeqCst) <= round {
-                    std::hint::spin_loop();
-                }
+                until(&go, round + 1);
                 (0..round % 64).for_each(|_| std::hint::spin_loop());
                 drop(messages);
             }
@@ -131,9 +137,7 @@ fn nobody_waits_for_a_session_that_ended_meanwhile() {
         for round in 0..ROUNDS {
             let (mailbox, messages) = mpsc::channel(1);
             hand_over.send(messages).unwrap();
-            while ready.load(Ordering::SeqCst) <= round {
-                std::hint::spin_loop();
-            }
+            until(&ready, round + 1);
             let told = async {
                 go.store(round + 1, Ordering::SeqCst);
                 tell(&mailbox, |done| SessionMessage::Drop { done }).await;
