@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 
@@ -98,6 +99,79 @@ fn data_goes_by_the_connection_of_its_command() {
     assert_eq!((response.tag(), response.header[3]), (tag, 0));
     assert_eq!(bench.device.contents()[..1024], [5; 1024]);
     assert!(two.ping().is_empty());
+}
+
+/// The beginning of a write with immediate data, which the target has seen when this returns; and the rest of it.
+fn half_a_write(initiator: &mut Initiator, tag: u32) -> [u8; 256] {
+    let mut ping = header(0x40 | opcode::NOP_OUT, 0x80, 7);
+    put(&mut ping, 20, u32::MAX);
+    put(&mut ping, 24, initiator.cmd_sn);
+    let mut write = header(opcode::SCSI_COMMAND, 0xa0, tag);
+    write[6] = 2;
+    put(&mut write, 20, 512);
+    put(&mut write, 24, initiator.cmd_sn);
+    write[32..48].copy_from_slice(&write_cdb(0, 512));
+    // At once, so that they are parsed together.
+    initiator.stream.write_all(&[&ping[..], &write, &[6; 256]].concat()).unwrap();
+    initiator.expect(opcode::NOP_IN);
+    [6; 256]
+}
+
+#[test]
+fn of_one_number_or_tag_by_two_connections_one_is_a_command() {
+    let bench = Bench::new();
+    let mut one = leading(&bench, 2);
+    let mut two = join(&one, &bench, 2);
+    // The number comes anew, whole, while the data of the first is on its way.
+    let rest = half_a_write(&mut one, 0x100);
+    let tag = two.command(0x80, 0, &[0; 16], &[]);
+    assert_eq!(two.expect(opcode::SCSI_RESPONSE).tag(), tag);
+    one.stream.write_all(&rest).unwrap();
+    one.cmd_sn = two.cmd_sn;
+    assert!(one.ping().is_empty(), "it has come already");
+    // And the tag, by an immediate command that waits for its data.
+    let rest = half_a_write(&mut one, 0x200);
+    let mut write = header(0x40 | opcode::SCSI_COMMAND, 0xa0, 0x200);
+    put(&mut write, 20, 512);
+    put(&mut write, 24, two.cmd_sn);
+    write[32..48].copy_from_slice(&write_cdb(1, 512));
+    two.send(write, &[]);
+    let ttt = two.expect(opcode::R2T).u32(20);
+    one.stream.write_all(&rest).unwrap();
+    assert_eq!(one.expect(opcode::REJECT).header[2], 4, "protocol error");
+    two.data_out(0x200, ttt, 0, 0, true, &[8; 512]);
+    let response = two.expect(opcode::SCSI_RESPONSE);
+    assert_eq!((response.tag(), response.header[3]), (0x200, 0));
+    assert_eq!(bench.device.contents()[..1024], [[0; 512], [8; 512]].concat());
+    // What was rejected has had its turn.
+    two.cmd_sn += 1;
+    assert_eq!(two.next_response().header[3], 0);
+}
+
+#[test]
+fn early_data_has_room_for_one_text_of_each_connection() {
+    let bench = Bench::new();
+    let mut one = leading(&bench, 2);
+    let mut two = join(&one, &bench, 2);
+    let due = one.cmd_sn;
+    for early in 1..=6 {
+        let mut ping = header(opcode::NOP_OUT, 0x80, early);
+        put(&mut ping, 20, u32::MAX);
+        put(&mut ping, 24, due + early);
+        two.send(ping, &[0x5a; 32 << 10]);
+    }
+    for _ in 0..2 {
+        assert_eq!(two.expect(opcode::REJECT).header[2], 0x0a, "out of resources");
+    }
+    assert!(two.ping().is_empty());
+    one.command(0x80, 0, &[0; 16], &[]);
+    one.expect(opcode::SCSI_RESPONSE);
+    for early in 1..=4 {
+        assert_eq!(two.expect(opcode::NOP_IN).tag(), early);
+    }
+    // Those that were rejected have had their turn, and the room is free again.
+    one.cmd_sn = due + 7;
+    assert_eq!(one.next_response().header[3], 0);
 }
 
 #[test]
