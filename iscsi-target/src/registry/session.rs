@@ -246,13 +246,24 @@ pub(crate) async fn tell(
     mailbox: &mpsc::Sender<SessionMessage>,
     message: impl FnOnce(oneshot::Sender<()>) -> SessionMessage,
 ) {
+    // An error means that it is gone already.
+    if let Ok(place) = mailbox.reserve().await {
+        tell_at(mailbox, place, message).await;
+    }
+}
+
+/// The same with a place in the mailbox. The session may end at any moment, also before it is used.
+pub(super) async fn tell_at(
+    mailbox: &mpsc::Sender<SessionMessage>,
+    place: mpsc::Permit<'_, SessionMessage>,
+    message: impl FnOnce(oneshot::Sender<()>) -> SessionMessage,
+) {
     let (done, is_done) = oneshot::channel();
-    if mailbox.send(message(done)).await.is_ok() {
-        tokio::select! {
-            // An error means that the session ended on its own, which is as good.
-            _ = is_done => {}
-            // A message that is sent just as the receiver goes stays in the channel as long as we hold it: nobody would ever tell.
-            () = mailbox.closed() => {}
-        }
+    place.send(message(done));
+    tokio::select! {
+        // An error means that the session ended on its own, which is as good.
+        _ = is_done => {}
+        // A message that is sent when the receiver has gone stays in the channel as long as we hold it: nobody would ever tell.
+        () = mailbox.closed() => {}
     }
 }

@@ -1,7 +1,6 @@
 //! Who is let in, measured again, and told of the end.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-
+use super::session::tell_at;
 use super::*;
 use crate::chap::{Account, Secret};
 
@@ -109,42 +108,14 @@ fn names_are_unique_and_secrets_differ() {
     registry.remove_target("iqn.2026-11.org.labsan:t", false).unwrap();
 }
 
-/// The session ends at any moment, also between the sending of a message and its arrival. Two threads take turns at
-/// hitting that moment: each round one of them lets go a little later.
-#[test]
-fn nobody_waits_for_a_session_that_ended_meanwhile() {
-    const ROUNDS: usize = 30_000;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-    let (hand_over, taken) = std::sync::mpsc::channel::<mpsc::Receiver<SessionMessage>>();
-    let (ready, go) = (AtomicUsize::new(0), AtomicUsize::new(0));
-    let until = |counter: &AtomicUsize, value: usize| {
-        let mut spins = 0;
-        while counter.load(Ordering::SeqCst) < value {
-            // Whoever it waits for may have no processor.
-            spins += 1;
-            if spins < 1000 { std::hint::spin_loop() } else { std::thread::yield_now() }
-        }
-    };
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            for (round, messages) in taken.into_iter().enumerate() {
-                ready.store(round + 1, Ordering::SeqCst);
-                until(&go, round + 1);
-                (0..round % 64).for_each(|_| std::hint::spin_loop());
-                drop(messages);
-            }
-        });
-        for round in 0..ROUNDS {
-            let (mailbox, messages) = mpsc::channel(1);
-            hand_over.send(messages).unwrap();
-            until(&ready, round + 1);
-            let told = async {
-                go.store(round + 1, Ordering::SeqCst);
-                tell(&mailbox, |done| SessionMessage::Drop { done }).await;
-            };
-            let limit = std::time::Duration::from_secs(20);
-            runtime.block_on(async { tokio::time::timeout(limit, told).await }).expect("nobody told");
-        }
-        drop(hand_over);
-    });
+/// It has taken its last message, and goes, between the finding of a place for another one and its use.
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_for_a_session_that_ended_meanwhile() {
+    let (mailbox, messages) = mpsc::channel(1);
+    let place = mailbox.try_reserve().unwrap();
+    drop(messages);
+    let told = tell_at(&mailbox, place, |done| SessionMessage::Drop { done });
+    let limit = std::time::Duration::from_secs(3600);
+    tokio::time::timeout(limit, told).await.expect("waits for good");
+    tell(&mailbox, |done| SessionMessage::Drop { done }).await;
 }

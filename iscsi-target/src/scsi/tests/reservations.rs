@@ -326,57 +326,35 @@ fn a_unit_that_is_taken_from_one_target_is_still_known_in_the_other() {
     assert_eq!(response.data_in[2], 0, "its LUNs are what they were");
 }
 
-/// Two workers: a write that has passed the gates is over when the reservation is answered, however close they are. Each round
-/// the writer begins a little later.
+/// A command that writes has its place before it meets the gates, so that whoever closes them can wait for all that have
+/// passed. One that still waits for its place when they close has not passed them.
 #[test]
-fn no_write_comes_after_the_answer_to_a_reservation() {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-    const ROUNDS: usize = 20_000;
-    let runtime = || tokio::runtime::Builder::new_current_thread().build().unwrap();
+fn a_write_meets_the_gates_only_when_it_has_its_place() {
     let order = |action: u8| {
         let mut list = [0; 24];
         list[7] = 1;
         command(0, &[0x5f, action, 3, 0, 0, 0, 0, 0, 24, 0], &list)
     };
-    let bench = open();
-    bench.done("a", 6, 0, (0, 1));
-    bench.done("b", 6, 0, (0, 2));
-    let (go, written) = (AtomicUsize::new(0), AtomicUsize::new(0));
-    let until = |counter: &AtomicUsize, value: usize| {
-        let mut spins = 0;
-        while counter.load(Ordering::SeqCst) < value {
-            // Whoever it waits for may have no processor.
-            spins += 1;
-            if spins < 1000 { std::hint::spin_loop() } else { std::thread::yield_now() }
-        }
-    };
-    let (luns, pool) = (&bench.luns, &bench.pool);
-    let late = std::thread::scope(|scope| {
-        scope.spawn(|| {
-            let (runtime, from) = (runtime(), nexus("b"));
-            for round in 1..=ROUNDS {
-                let write = command(0, &WRITE, &[round as u8; 512]);
-                until(&go, round);
-                (0..round % 512).for_each(|_| std::hint::spin_loop());
-                runtime.block_on(luns.execute(&from, write, pool));
-                written.store(round, Ordering::SeqCst);
-            }
+    let mut compare = [0; 16];
+    (compare[0], compare[13]) = (0x89, 1);
+    for (cdb, data) in [(&WRITE[..], vec![7; 512]), (&compare[..], [[0; 512], [7; 512]].concat())] {
+        let bench = open();
+        bench.done("a", 6, 0, (0, 1));
+        let (a, b) = (nexus("a"), nexus("b"));
+        let unit = Arc::clone(&bench.luns.units()[0].1);
+        let (written, reserved) = run(async {
+            let held = unit.turn().write().await;
+            let write = bench.luns.execute(&b, command(0, cdb, &data), &bench.pool);
+            let reserve = bench.luns.execute(&a, order(1), &bench.pool);
+            let letting_go = async {
+                tokio::task::yield_now().await;
+                assert!(unit.reservations().reservation.is_some(), "in force, and not answered yet");
+                drop(held);
+            };
+            let (written, reserved, ()) = tokio::join!(biased; write, reserve, letting_go);
+            (written, reserved)
         });
-        let (runtime, from) = (runtime(), nexus("a"));
-        let done = |action| {
-            let response = runtime.block_on(luns.execute(&from, order(action), pool));
-            assert_eq!(response.status, Status::Good);
-        };
-        let mut late = 0;
-        for round in 1..=ROUNDS {
-            go.store(round, Ordering::SeqCst);
-            done(1);
-            let then = bench.device.contents()[0];
-            until(&written, round);
-            late += usize::from(bench.device.contents()[0] != then);
-            done(2);
-        }
-        late
-    });
-    assert_eq!(late, 0, "of {ROUNDS} writes");
+        assert_eq!((written.status, reserved.status), (Status::ReservationConflict, Status::Good));
+        assert_eq!(bench.device.contents()[0], 0);
+    }
 }
