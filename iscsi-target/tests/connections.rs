@@ -199,7 +199,7 @@ fn a_lost_connection_ends_its_commands_and_not_the_session() {
     bench.eventually("all buffers are back", || bench.pool.used_bytes() == 0);
     assert_eq!(one.ready(), None);
     let mut other = Initiator::connect(bench.address);
-    other.log_in("iqn.2026-11.com.example:other", Some(TARGET), "").unwrap();
+    other.log_in_untold("iqn.2026-11.com.example:other", Some(TARGET), "").unwrap();
     assert_eq!(other.next_response().header[3], 0x18, "the session holds its reservation");
 }
 

@@ -11,7 +11,7 @@ use iscsi_target::pdu::opcode;
 use iscsi_target::registry::AccessPolicy;
 use iscsi_target::scsi::{LogicalUnit, LuIdentity, LuOptions};
 use iscsi_target::server::{Patience, Portal};
-use support::{Bench, Initiator, LUN_BYTES, NODE, Pdu, TARGET, header, put, write_cdb};
+use support::{BEGUN, Bench, Initiator, LUN_BYTES, NODE, Pdu, TARGET, header, put, write_cdb};
 
 /// Nobody is asked whether he is there in a test of something else.
 fn endless() -> Patience {
@@ -41,7 +41,7 @@ fn has_ipv6(what: &str) -> bool {
 fn log_in_at(address: SocketAddr, isid: u8) -> (Initiator, Pdu) {
     let mut initiator = Initiator::connect(address);
     initiator.isid = [0x80, 0, 0, 0, 0, isid];
-    let answer = initiator.log_in(NODE, Some(TARGET), "").unwrap();
+    let answer = initiator.log_in_untold(NODE, Some(TARGET), "").unwrap();
     (initiator, answer)
 }
 
@@ -307,6 +307,7 @@ fn ipv6_portals_are_served_and_named_in_brackets() {
         format!("TargetName={TARGET}\0TargetAddress=[::1]:{},2\0TargetAddress={four},1\0", six.port());
     assert_eq!(discover(six).ask("SendTargets=All\0"), expected);
     let (mut initiator, answer) = log_in_at(six, 1);
+    assert_eq!(initiator.ready(), Some(BEGUN));
     assert_eq!(answer.text()["TargetPortalGroupTag"], "2");
     assert_eq!(initiator.write(0, &[6; 4096], 512, 512).header[3], 0);
     assert_eq!(initiator.read(0, 4096).0, [6; 4096]);

@@ -234,6 +234,16 @@ impl LogicalUnit {
         self.state().attentions.meet(nexus);
     }
 
+    /// The same for a nexus that begins. What it set or reserved here before is gone, perhaps by a start of the daemon that it
+    /// cannot know of: it is told so first (SAM-5 clause 5.14.1).
+    pub(crate) fn begin(&self, nexus: &Nexus) {
+        let mut state = self.state();
+        if state.attentions.meet(nexus) {
+            state.attentions.tell(nexus, Sense::POWER_ON);
+            self.make_exceptional();
+        }
+    }
+
     /// The nexus is lost: its reservation goes with it.
     pub(crate) fn forget(&self, nexus: &Nexus) {
         let mut state = self.state();

@@ -76,6 +76,8 @@ impl Sense {
     pub const NO_SAVING: Self = Self::new(ILLEGAL_REQUEST, 0x39, 0x00);
     /// WRITE PROTECTED.
     pub const WRITE_PROTECTED: Self = Self::new(DATA_PROTECT, 0x27, 0x00);
+    /// POWER ON, RESET, OR BUS DEVICE RESET OCCURRED.
+    pub const POWER_ON: Self = Self::new(UNIT_ATTENTION, 0x29, 0x00);
     /// BUS DEVICE RESET FUNCTION OCCURRED.
     pub const RESET: Self = Self::new(UNIT_ATTENTION, 0x29, 0x03);
     /// MODE PARAMETERS CHANGED.
