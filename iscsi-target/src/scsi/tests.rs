@@ -14,6 +14,7 @@ mod atomic;
 mod masking;
 mod reservations;
 mod sanitizing;
+mod sanitizing_kept;
 mod third_party;
 
 const BLOCKS: u64 = 2048;
