@@ -222,6 +222,66 @@ fn logout_closes_the_connection_that_is_named_or_all() {
     bench.eventually("the session is gone", || bench.registry.sessions().is_empty());
 }
 
+/// Whoever is told that a connection is closed may send its commands again by another one.
+#[test]
+fn a_logout_of_another_connection_is_answered_when_that_is_over() {
+    let (bench, gate) = gated();
+    let mut one = leading(&bench, 2);
+    let mut two = join(&one, &bench, 2);
+    two.command(0xa0, 512, &write_cdb(0, 512), &[1; 512]);
+    bench.eventually("the write runs", || gate.waiting.load(Ordering::SeqCst));
+    one.cmd_sn = two.cmd_sn;
+    let mut logout = header(0x40 | opcode::LOGOUT, 0x81, 78);
+    logout[20..22].copy_from_slice(&2_u16.to_be_bytes());
+    put(&mut logout, 24, one.cmd_sn);
+    one.send(logout, &[]);
+    assert!(two.receive().is_none(), "it is closed");
+    assert!(one.ping().is_empty(), "and not answered: its write still runs");
+    gate.open.store(true, Ordering::SeqCst);
+    let answer = one.expect(opcode::LOGOUT_RESPONSE);
+    assert_eq!((answer.tag(), answer.header[2]), (78, 0));
+    assert_eq!(gate.inner.contents()[0], 1, "the old write never comes after the answer");
+    assert_eq!(one.write(0, &[2; 512], 512, 512).header[3], 0);
+}
+
+#[test]
+fn what_holds_for_the_session_is_not_negotiated_again() {
+    let bench = Bench::new();
+    let one = leading(&bench, 2);
+    let joining = |key: &str| {
+        let mut initiator = Initiator::connect(bench.address);
+        (initiator.isid, initiator.tsih, initiator.cid) = (ISID, one.tsih, 2);
+        initiator.log_in(NODE, Some(TARGET), &format!("{key}\0")).map(|_| ())
+    };
+    for key in [
+        "MaxConnections=2",
+        "InitialR2T=Yes",
+        "ImmediateData=Yes",
+        "MaxBurstLength=65536",
+        "FirstBurstLength=65536",
+        "DefaultTime2Wait=2",
+        "DefaultTime2Retain=0",
+        "MaxOutstandingR2T=1",
+        "DataPDUInOrder=Yes",
+        "DataSequenceInOrder=Yes",
+        "ErrorRecoveryLevel=0",
+        "TaskReporting=RFC3720",
+        "iSCSIProtocolLevel=1",
+    ] {
+        assert_eq!(joining(key), Err(0x0200), "{key}");
+    }
+    for key in [
+        "MaxRecvDataSegmentLength=65536",
+        "HeaderDigest=None",
+        "DataDigest=None",
+        "OFMarker=No",
+        "SessionType=Normal",
+    ] {
+        assert_eq!(joining(key), Ok(()), "{key}");
+        bench.eventually("it is gone again", || bench.registry.sessions()[0].connections.len() == 1);
+    }
+}
+
 /// Connection reinstatement (RFC 7143 section 6.3.4).
 #[test]
 fn a_connection_with_the_number_of_another_takes_its_place_when_that_is_over() {

@@ -77,6 +77,21 @@ fn a_login_to_a_session_that_is_not_there_is_refused() {
     drop(there);
 }
 
+/// All sessions end, the asking one too, when it has its answer (RFC 7143 section 11.5.1).
+#[test]
+fn a_cold_reset_ends_every_session_and_answers_first() {
+    let bench = Bench::new();
+    let (mut asks, mut other) = (bench.login(""), log_in_at(bench.address, 2).0);
+    let tag = asks.task_management(7, 0, 0);
+    let answer = asks.expect(opcode::TASK_MANAGEMENT_RESPONSE);
+    assert_eq!((answer.tag(), answer.header[2]), (tag, 0));
+    for ended in [&mut asks, &mut other] {
+        assert_eq!(ended.receive().map(|pdu| event(&pdu).0), Some(3));
+        assert!(ended.receive().is_none());
+    }
+    bench.eventually("no session is left", || bench.registry.sessions().is_empty());
+}
+
 #[test]
 fn of_logins_of_one_nexus_at_the_same_time_one_stays() {
     let bench = Bench::with(|config| config.patience = endless());

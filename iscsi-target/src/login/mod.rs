@@ -192,6 +192,10 @@ impl<'a> Machine<'a> {
         if self.names.is_none() {
             self.take_names(&pairs, current, &mut answers)?;
         }
+        if header.tsih.get() != 0 && pairs.iter().any(|(key, _)| keys::is_leading_only(key)) {
+            // What holds for the session was settled when it began (RFC 7143 section 13, "LO").
+            return Err(Refusal::InitiatorError);
+        }
         self.negotiate(&pairs, current, &mut answers)?;
         self.conclude(current, next, transit, &answers)
     }

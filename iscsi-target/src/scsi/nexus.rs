@@ -20,7 +20,7 @@ pub struct Nexus {
     pub relative_target_port: u16,
 }
 
-/// The one target portal group: every portal reaches every target.
+/// The target portal group where nothing is said of groups.
 pub(crate) const PORTAL_GROUP_TAG: u16 = 1;
 
 /// Unit attentions waiting for each nexus that is known, in the order they came, each once.

@@ -15,10 +15,7 @@ use super::logical_unit::State;
 use super::reservations::{
     Around, Capabilities, ItNexus, Legacy, Order, Outcome, PortName, Reservations, answer,
 };
-use super::{
-    Failure, LogicalUnit, Nexus, PORTAL_GROUP_TAG, Preempted, ScsiCommand, ScsiResponse, Sense, Status,
-    TargetPort,
-};
+use super::{Failure, LogicalUnit, Nexus, Preempted, ScsiCommand, ScsiResponse, Sense, Status, TargetPort};
 
 impl State {
     /// Does a reservation of somebody else stand in the way?
@@ -93,12 +90,15 @@ impl LogicalUnit {
     }
 
     fn planned(&self, nexus: &Nexus, order: &Order) -> Result<(Reservations, Outcome), Failure> {
-        let port = |port: Arc<TargetPort>| PortName {
+        let name = |port: &TargetPort, portal_group: u16| PortName {
             target_name: port.target().to_owned(),
-            portal_group: PORTAL_GROUP_TAG,
+            portal_group,
             relative: port.number(),
         };
-        let ports: Vec<PortName> = self.each_port().into_iter().map(port).collect();
+        let of_port = |port: &Arc<TargetPort>| {
+            port.groups().into_iter().map(|group| name(port, group)).collect::<Vec<_>>()
+        };
+        let ports: Vec<PortName> = self.each_port().iter().flat_map(of_port).collect();
         let state = self.state();
         if state.reserved_by.is_some() {
             // Since this order passed the gates.
