@@ -10,8 +10,8 @@ use std::sync::atomic::Ordering;
 
 use iscsi_target::access::{AccessPolicy, AccessRule};
 use iscsi_target::pdu::opcode;
-use iscsi_target::server::Portal;
-use support::{Bench, Initiator, NODE, Pdu, TARGET, gated, header, put, write_cdb};
+use iscsi_target::server::{Portal, ServerConfig};
+use support::{Bench, Initiator, NODE, Pdu, TARGET, gated, gated_with, header, put, write_cdb};
 
 const ISID: [u8; 6] = [0x80, 0, 0, 0, 0, 1];
 
@@ -343,17 +343,42 @@ fn the_end_of_a_session_is_told_to_every_connection() {
     assert_eq!(bench.registry.sessions().len(), 1);
 }
 
+/// Let the node in by this portal alone, or by all.
+fn allow(bench: &Bench, portal: Option<&str>) {
+    let portal = portal.map(|portal| portal.parse().unwrap());
+    let rules = vec![AccessRule { portal, ..AccessRule::initiator(NODE) }];
+    bench.registry.set_access(TARGET, AccessPolicy { rules, loopback_only: true }).unwrap();
+}
+
+/// Two portals of one group.
+fn two_portals(config: &mut ServerConfig) {
+    let portal = |address: &str| Portal { address: address.parse().unwrap(), group: 1 };
+    config.portals = vec![portal("127.0.0.1:0"), portal("127.0.0.2:0")];
+}
+
+/// It was let in when it logged in, and then had to wait for another connection's end.
+#[test]
+fn a_connection_that_waits_to_join_is_measured_by_what_holds_when_it_does() {
+    let (bench, gate) = gated_with(two_portals);
+    let other = bench.server.as_ref().unwrap().portals()[1].address;
+    let mut one = leading(&bench, 2);
+    let mut two = join(&one, &bench, 2);
+    two.command(0xa0, 512, &write_cdb(0, 512), &[1; 512]);
+    bench.eventually("the write runs", || gate.waiting.load(Ordering::SeqCst));
+    let tsih = one.tsih;
+    let again = std::thread::spawn(move || try_to_join(other, tsih, 2).map(|_| ()));
+    assert_eq!(event(two.receive()), 3, "it waits from here on");
+    allow(&bench, Some("127.0.0.1"));
+    gate.open.store(true, Ordering::SeqCst);
+    assert_eq!(again.join().unwrap(), Err(0x0202));
+    one.cmd_sn = two.cmd_sn;
+    assert!(one.ping().is_empty());
+    bench.eventually("one is left", || bench.registry.sessions()[0].connections.len() == 1);
+}
+
 #[test]
 fn every_connection_of_a_session_is_one_that_is_let_in() {
-    let allow = |bench: &Bench, portal: Option<&str>| {
-        let portal = portal.map(|portal| portal.parse().unwrap());
-        let rules = vec![AccessRule { portal, ..AccessRule::initiator(NODE) }];
-        bench.registry.set_access(TARGET, AccessPolicy { rules, loopback_only: true }).unwrap();
-    };
-    let bench = Bench::with(|config| {
-        let portal = |address: &str| Portal { address: address.parse().unwrap(), group: 1 };
-        config.portals = vec![portal("127.0.0.1:0"), portal("127.0.0.2:0")];
-    });
+    let bench = Bench::with(two_portals);
     let other = bench.server.as_ref().unwrap().portals()[1].address;
     allow(&bench, Some("127.0.0.1"));
     let one = leading(&bench, 4);

@@ -20,7 +20,7 @@ use iscsi_target::registry::{AccessPolicy, TargetRegistry};
 use iscsi_target::scsi::{LogicalUnit, LuIdentity, LuOptions};
 use iscsi_target::server::{ServerConfig, TargetServer};
 
-pub use gate::gated;
+pub use gate::{gated, gated_with};
 pub use watch::{Honest, allow_many_descriptors, descriptors, resident_bytes};
 
 pub const TARGET: &str = "iqn.2026-11.org.labsan:test";
@@ -55,7 +55,7 @@ impl Bench {
         Self::configured(Arc::new(device.clone()), device, 32 << 20, adjust)
     }
 
-    fn configured(
+    pub fn configured(
         unit: Arc<dyn BlockDevice>,
         device: MemoryDevice,
         pool_bytes: usize,
