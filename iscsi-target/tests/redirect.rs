@@ -5,6 +5,7 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -84,7 +85,7 @@ fn a_leading_login_is_sent_to_another_address_and_the_connection_closed() {
         assert_eq!((status(&answer), answer.header[1]), (MOVED, 0));
         assert_eq!(answer.data, format!("TargetAddress={ELSEWHERE}\0").into_bytes());
         assert_eq!(answer.header[14..16], [0, 0], "no TSIH");
-        assert!(initiator.receive().is_none(), "closed");
+        assert_eq!(initiator.stream.read(&mut [0]).unwrap(), 0, "closed");
     }
     assert!(bench.registry.sessions().is_empty());
     assert_eq!(redirect.info().places[0].sent, 2);
@@ -131,7 +132,11 @@ fn discovery_is_answered_where_it_came() {
 
 #[test]
 fn a_connection_that_joins_a_session_is_served_where_that_is() {
-    let (bench, redirect) = bench();
+    // To a portal of this server whoever has a session here would be sent as well.
+    let neighbour = "127.0.0.9:3260".parse().unwrap();
+    let redirect = redirect(Policy::Fixed, &[(neighbour, true)]);
+    let shared = Arc::clone(&redirect);
+    let bench = Bench::with(|config| config.redirects = BTreeMap::from([(0, shared)]));
     redirect.checked(0, Err("it does not answer".into()), Instant::now(), 0);
     // Served here, for there was nowhere else to go.
     let mut leading = bench.login("MaxConnections=4\0");
@@ -143,7 +148,13 @@ fn a_connection_that_joins_a_session_is_served_where_that_is() {
     assert!(leading.ping().is_empty() && joining.ping().is_empty());
     assert_eq!(bench.registry.sessions()[0].connections.len(), 2);
     assert_eq!(redirect.info().places[0].sent, 0);
-    assert_eq!(sent_to(bench.address, NODE).as_deref(), Some(ELSEWHERE), "another session");
+    let mut again = Initiator::connect(bench.address);
+    again.isid = leading.isid;
+    assert_eq!(
+        again.log_in(NODE, Some(TARGET), "").err(),
+        Some(MOVED),
+        "to take the session's place it leads"
+    );
 }
 
 #[test]
