@@ -79,6 +79,10 @@ pub const MAX_REGISTRATIONS: usize = 256;
 /// Memory for parameter lists, apart from that for data: a node that fences another does not wait behind its writes.
 pub const PARAMETER_POOL_BYTES: usize = 4 << 20;
 
+/// Longest parameter list of any command that is received: all that mean something are shorter, and what is refused for its
+/// length must not be turned away for want of memory first.
+pub const MAX_PARAMETER_LIST_BYTES: u64 = 512 << 10;
+
 /// Parameter list of PERSISTENT RESERVE OUT: as many TransportIDs as may be registered.
 pub const MAX_RESERVE_LIST_BYTES: usize = 64 << 10;
 

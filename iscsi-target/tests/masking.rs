@@ -7,7 +7,7 @@ mod support;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use block_io::MemoryDevice;
+use block_io::{Buffer, MemoryDevice};
 use iscsi_target::pdu::opcode;
 use iscsi_target::scsi::{LogicalUnit, LuIdentity, LuOptions};
 use support::{Bench, Initiator, TARGET, gated, header, put, write_cdb};
@@ -29,6 +29,13 @@ fn masked(bench: &Bench) -> Initiator {
 fn another_unit() -> Arc<LogicalUnit> {
     let identity = LuIdentity { uuid: uuid::Uuid::from_u128(8), serial: "8".into(), product: "TEST".into() };
     LogicalUnit::new(Arc::new(MemoryDevice::new("another", 1 << 20)), identity, LuOptions::default())
+}
+
+fn first_byte(unit: &LogicalUnit) -> u8 {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let (buffer, result) = runtime.block_on(unit.device().read(0, Buffer::zeroed(512)));
+    result.unwrap();
+    buffer[0]
 }
 
 #[test]
@@ -91,6 +98,38 @@ fn a_reset_reaches_the_unit_under_the_numbers_that_others_see() {
         let answer = masked.expect(opcode::TASK_MANAGEMENT_RESPONSE);
         assert_eq!((answer.tag(), answer.header[2]), (tag, 2));
     }
+}
+
+/// An initiator that has asked to write, and not sent all, must not write to another disk that has got the number.
+#[test]
+fn data_on_its_way_does_not_go_to_another_unit_under_the_same_number() {
+    let bench = Bench::new();
+    let mut node = bench.login("");
+    let wanting = |node: &mut Initiator| {
+        let tag = node.command(0xa0, 1024, &write_cdb(0, 1024), &[9; 512]);
+        (tag, node.expect(opcode::R2T).u32(20))
+    };
+    let (tag, transfer_tag) = wanting(&mut node);
+    bench.registry.unmap_lun(TARGET, 0).unwrap();
+    let another = another_unit();
+    bench.registry.map_lun(TARGET, 0, Arc::clone(&another)).unwrap();
+    assert_eq!([told(&mut node).1, told(&mut node).1], [LUNS_CHANGED, LUNS_CHANGED], "by message");
+    assert_eq!([node.ready(), node.ready()], [Some(LUNS_CHANGED), None], "who scans meets it first");
+    node.data_out(tag, transfer_tag, 0, 512, true, &[9; 512]);
+    let ended = node.expect(opcode::SCSI_RESPONSE);
+    assert_eq!((ended.tag(), ended.sense()), (tag, LUNS_CHANGED));
+    assert_eq!(first_byte(&another), 0, "the new unit has none of it");
+    assert_eq!(bench.device.contents()[0], 0, "nor has the old one");
+    // The same unit with other rights is the same unit.
+    let (tag, transfer_tag) = wanting(&mut node);
+    bench.registry.unmap_lun(TARGET, 0).unwrap();
+    bench.registry.map_lun(TARGET, 0, another.view(LuOptions::default())).unwrap();
+    assert_eq!([told(&mut node).1, told(&mut node).1], [LUNS_CHANGED, LUNS_CHANGED]);
+    assert_eq!(node.ready(), Some(LUNS_CHANGED));
+    node.data_out(tag, transfer_tag, 0, 512, true, &[9; 512]);
+    let ended = node.expect(opcode::SCSI_RESPONSE);
+    assert_eq!((ended.tag(), ended.header[3]), (tag, 0));
+    assert_eq!(first_byte(&another), 9);
 }
 
 const LUNS_CHANGED: (u8, u8, u8) = (6, 0x3f, 0x0e);

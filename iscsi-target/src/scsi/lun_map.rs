@@ -61,6 +61,18 @@ fn address(lun: u16) -> [u8; 8] {
     bytes
 }
 
+/// The answer to a command that was not carried out.
+fn refused(unit: Option<&LogicalUnit>, data_out_wanted: u64, failure: Failure) -> ScsiResponse {
+    let response = match failure {
+        Failure::Status(status) => ScsiResponse::with_status(status),
+        Failure::Check(sense) => ScsiResponse {
+            sense: sense.encode(unit.is_some_and(LogicalUnit::descriptor_sense)),
+            ..ScsiResponse::with_status(Status::CheckCondition)
+        },
+    };
+    ScsiResponse { data_out_wanted, ..response }
+}
+
 impl LunMap {
     /// No LUNs yet, behind port 1.
     pub fn new(target: &str) -> Self {
@@ -290,10 +302,14 @@ impl LunMap {
 
     /// Bytes of data a CDB wants of the initiator. `None` for a command that is not known.
     pub fn data_out_length(&self, nexus: &Nexus, lun: u64, cdb: &[u8]) -> Option<u64> {
+        Self::data_out_wanted(self.unit(nexus, lun).as_deref(), cdb)
+    }
+
+    /// The same for the unit that is found at its LUN.
+    pub(crate) fn data_out_wanted(unit: Option<&LogicalUnit>, cdb: &[u8]) -> Option<u64> {
         let command = command_table::find(cdb)?;
         let cdb = Cdb(cdb);
-        let unit = || self.unit(nexus, lun);
-        let block = || unit().map_or(512, |unit| u64::from(unit.device().info().logical_block_bytes));
+        let block = || unit.map_or(512, |unit| u64::from(unit.device().info().logical_block_bytes));
         Some(match command.data_out {
             DataOut::None => 0,
             DataOut::Blocks => u64::from(cdb.extent().blocks) * block(),
@@ -325,7 +341,7 @@ impl LunMap {
         command: ScsiCommand,
         pool: &BufferPool,
     ) -> ScsiResponse {
-        let wanted = self.data_out_length(nexus, command.lun, &command.cdb).unwrap_or(0);
+        let wanted = Self::data_out_wanted(unit.as_deref(), &command.cdb).unwrap_or(0);
         let result = match (command_table::find(&command.cdb), &unit) {
             (Some(known), _) if known.operation == Operation::ReportLuns => {
                 self.report_luns(nexus, Cdb(&command.cdb)).map_err(Failure::from)
@@ -345,20 +361,15 @@ impl LunMap {
             (None, Some(_)) => Err(Sense::INVALID_OPCODE.into()),
             (None, None) => Err(Sense::NO_UNIT.into()),
         };
-        match result {
-            Ok(response) => response,
-            Err(Failure::Status(status)) => {
-                ScsiResponse { data_out_wanted: wanted, ..ScsiResponse::with_status(status) }
-            }
-            Err(Failure::Check(sense)) => {
-                let descriptor = unit.is_some_and(|unit| unit.descriptor_sense());
-                ScsiResponse {
-                    sense: sense.encode(descriptor),
-                    data_out_wanted: wanted,
-                    ..ScsiResponse::with_status(Status::CheckCondition)
-                }
-            }
-        }
+        result.unwrap_or_else(|failure| refused(unit.as_deref(), wanted, failure))
+    }
+
+    /// Answer a command whose data was sent to the unit that had the LUN before: the new one gets none of it.
+    pub(crate) fn was_for_another(nexus: &Nexus, unit: &LogicalUnit, cdb: &[u8]) -> ScsiResponse {
+        let wanted = Self::data_out_wanted(Some(unit), cdb).unwrap_or(0);
+        // The unit attention that says the same is not told twice.
+        unit.told_of_luns(nexus);
+        refused(Some(unit), wanted, Sense::LUNS_CHANGED.into())
     }
 
     /// The port's state does not allow the command; what is to be told comes first all the same.

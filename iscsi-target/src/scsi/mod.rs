@@ -146,7 +146,7 @@ impl ScsiResponse {
 }
 
 /// How a command ends otherwise than well.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Failure {
     Check(Sense),
     Status(Status),

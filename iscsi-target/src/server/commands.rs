@@ -9,10 +9,11 @@ use tokio::sync::{oneshot, watch};
 
 use super::connection::Shape;
 use super::link::Link;
-use super::state::{Early, Incoming, Phase, State, Task};
+use super::state::{Early, Incoming, Meant, Phase, State, Task};
+use crate::limits;
 use crate::pdu::{Bhs, request};
 use crate::registry::{Target, TargetRegistry};
-use crate::scsi::{ScsiCommand, ScsiResponse, Sense, Status, command_table};
+use crate::scsi::{LunMap, ScsiCommand, ScsiResponse, Sense, Status, command_table};
 use crate::session::order::Attribute;
 use crate::session::transfer::{Next, Transfer};
 use crate::session::window::Arrival;
@@ -117,7 +118,7 @@ impl Commands {
                 buffer.truncate(incoming.total);
                 buffer.freeze()
             });
-            task.phase = Phase::Dormant(data);
+            task.phase = Phase::Dormant { data, meant: incoming.meant.clone() };
             (task.header.lun.get(), task.attribute)
         };
         let starts = self.state.orders.borrow_mut().entry(lun).or_default().arrive(attribute, tag);
@@ -144,12 +145,15 @@ impl Commands {
 
     /// Hand a command to its logical unit, as a task that runs to its end whatever becomes of the connection.
     fn run(&self, tag: u32) {
-        let (command, unit) = {
+        let (command, unit, is_another) = {
             let mut tasks = self.state.tasks.borrow_mut();
             let Some(task) = tasks.get_mut(&tag) else { return };
             let unit = self.target.luns.unit(&self.state.nexus, task.header.lun.get());
             let running = Phase::Running(unit.clone());
-            let Phase::Dormant(data_out) = std::mem::replace(&mut task.phase, running) else { return };
+            let Phase::Dormant { data: data_out, meant } = std::mem::replace(&mut task.phase, running) else {
+                return;
+            };
+            let is_another = !data_out.is_empty() && unit.as_deref().is_some_and(|unit| !meant.is(unit));
             let header = &task.header;
             let (reads, writes) =
                 (header.flags & request::COMMAND_READ != 0, header.flags & request::COMMAND_WRITE != 0);
@@ -169,11 +173,14 @@ impl Commands {
                 expected_data_in: if reads { expected } else { 0 },
                 abort,
             };
-            (command, unit)
+            (command, unit, is_another)
         };
         let this = self.clone();
         tokio::task::spawn_local(async move {
-            let response = this.target.luns.execute_in(unit, &this.state.nexus, command, &this.pool).await;
+            let response = match unit {
+                Some(unit) if is_another => LunMap::was_for_another(&this.state.nexus, &unit, &command.cdb),
+                unit => this.target.luns.execute_in(unit, &this.state.nexus, command, &this.pool).await,
+            };
             if let Some(preempted) = &response.preempted {
                 this.end_preempted(tag, preempted).await;
             }
@@ -254,13 +261,25 @@ impl Commands {
         let expected = header.expected_data_transfer_length.get();
         let writes = header.flags & request::COMMAND_WRITE != 0;
         let offered = if writes { expected } else { 0 };
-        let nexus = &self.state.nexus;
-        let wanted = self.target.luns.data_out_length(nexus, header.lun.get(), &header.cdb).unwrap_or(0);
-        let kept = shape == Shape::Ordinary && wanted <= crate::limits::MAX_COMMAND_BYTES;
+        let unit = self.target.luns.unit(&self.state.nexus, header.lun.get());
+        let wanted = LunMap::data_out_wanted(unit.as_deref(), &header.cdb).unwrap_or(0);
+        let most = match LunMap::wants_parameters(&header.cdb) {
+            true => limits::MAX_PARAMETER_LIST_BYTES,
+            false => limits::MAX_COMMAND_BYTES,
+        };
+        let kept = shape == Shape::Ordinary && wanted <= most;
         let wanted = if kept { wanted as u32 } else { 0 };
         let total = wanted.min(offered);
         let is_final = header.flags & crate::pdu::FINAL != 0;
         let transfer = Transfer::new(&self.state.parameters, total, offered, immediate, is_final, tag);
-        Incoming { transfer, shape, buffer: None, total: total as usize, arrived: false, ended_early: false }
+        Incoming {
+            transfer,
+            shape,
+            meant: Meant::new(unit.as_ref()),
+            buffer: None,
+            total: total as usize,
+            arrived: false,
+            ended_early: false,
+        }
     }
 }

@@ -181,14 +181,12 @@ impl Connection {
         let listens = self.closing.is_none() && link.queue.borrow().has_room();
         let deadline = self.deadline();
         let (stream, staging, segment) = (&mut self.stream, &mut self.staging, &mut self.segment);
-        let mut writable = false;
         let mut timed_out = false;
         let mut received = None;
         tokio::select! {
             biased;
             result = poll_fn(|context| {
                 if !sent && stream.poll_write_ready(context).is_ready() {
-                    writable = true;
                     return Poll::Ready(Ok(None));
                 }
                 if !listens {
@@ -209,7 +207,6 @@ impl Connection {
         if timed_out {
             self.deadline_passed()?;
         }
-        let _ = writable;
         Ok(())
     }
 

@@ -11,7 +11,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use block_io::Buffer;
 use bytes::Bytes;
@@ -45,9 +45,27 @@ pub(super) struct Task {
 #[derive(Debug)]
 pub(super) enum Phase {
     Receiving(Box<Incoming>),
-    Dormant(Bytes),
+    Dormant {
+        data: Bytes,
+        meant: Meant,
+    },
     /// In this unit, whatever becomes of the LUN; none where there is none.
     Running(Option<Arc<LogicalUnit>>),
+}
+
+/// The unit that a command was sent to: its data, if any, is for that one, whatever has the LUN by now.
+#[derive(Clone, Debug)]
+pub(super) struct Meant(Option<Weak<LogicalUnit>>);
+
+impl Meant {
+    pub(super) fn new(unit: Option<&Arc<LogicalUnit>>) -> Self {
+        Self(unit.map(Arc::downgrade))
+    }
+
+    /// Is it this one, or another view of it?
+    pub(super) fn is(&self, unit: &LogicalUnit) -> bool {
+        self.0.as_ref().and_then(Weak::upgrade).is_some_and(|meant| meant.is_view_of(unit))
+    }
 }
 
 /// Write data on its way in.
@@ -55,6 +73,7 @@ pub(super) enum Phase {
 pub(super) struct Incoming {
     pub(super) transfer: Transfer,
     pub(super) shape: Shape,
+    pub(super) meant: Meant,
     /// The command's data; away while a segment is being received into it. `None` where nothing is kept.
     pub(super) buffer: Option<Buffer>,
     /// Bytes the command will be given.

@@ -32,7 +32,7 @@ pub fn allow_many_descriptors() {
 /// Verified I/O on a session of its own, on the last quarter of the unit.
 pub struct Honest {
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<u64>,
+    thread: JoinHandle<()>,
 }
 
 pub const HONEST_BLOCK: u32 = 3 * (super::LUN_BYTES as u32 / 512) / 4;
@@ -47,8 +47,10 @@ impl Honest {
             initiator
                 .log_in("iqn.2026-11.com.example:honest", Some(TARGET), "HeaderDigest=CRC32C\0")
                 .unwrap();
-            let mut rounds = 0;
-            while !told.load(Ordering::SeqCst) {
+            let mut rounds = 0_u64;
+            loop {
+                // The last round begins when everything that might disturb it has been done.
+                let last = told.load(Ordering::SeqCst);
                 rounds += 1;
                 let length = [512, 4096, 65_536, 150_016][rounds as usize % 4];
                 let data: Vec<u8> = (0..length).map(|at| (at as u64 * 31 + rounds * 7) as u8).collect();
@@ -56,20 +58,22 @@ impl Honest {
                 let written = initiator.write(block, &data, length.min(8192), 8192);
                 assert_eq!(written.header[3], 0, "an honest write in round {rounds}: {written:02x?}");
                 assert!(initiator.read(block, length).0 == data, "an honest read in round {rounds}");
+                if last {
+                    break;
+                }
             }
             let mut logout = super::header(0x40 | opcode::LOGOUT, 0x80, 0x7777);
             super::put(&mut logout, 24, initiator.cmd_sn);
             initiator.send(logout, &[]);
             initiator.expect(opcode::LOGOUT_RESPONSE);
-            rounds
         });
         Self { stop, thread }
     }
 
-    /// How many rounds went well, all of them.
-    pub fn stop(self) -> u64 {
+    /// One more round, and all of them have gone well.
+    pub fn stop(self) {
         self.stop.store(true, Ordering::SeqCst);
-        self.thread.join().expect("honest I/O failed")
+        self.thread.join().expect("honest I/O failed");
     }
 }
 
