@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use iscsi_target::access::{AccessPolicy, AccessRule};
 use iscsi_target::chap::{Account, ChapPolicy, Secret};
@@ -38,7 +38,12 @@ fn redirect(policy: Policy, places: &[(SocketAddr, bool)]) -> Arc<Redirect> {
 fn bench() -> (Bench, Arc<Redirect>) {
     let redirect = redirect(Policy::Fixed, &[(ELSEWHERE.parse().unwrap(), false)]);
     let shared = Arc::clone(&redirect);
-    (Bench::with(|config| config.redirects = BTreeMap::from([(0, shared)])), redirect)
+    let bench = Bench::with(|config| {
+        config.redirects = BTreeMap::from([(0, shared)]);
+        // Longer than the initiator waits: a connection that is closed was not closed by that.
+        config.patience.login = Duration::from_secs(3600);
+    });
+    (bench, redirect)
 }
 
 /// The bench's targets behind one more address, which sends initiators to these.

@@ -128,7 +128,9 @@ mod tests {
             let _ = stream.shutdown().await;
             String::from_utf8(request).unwrap()
         };
-        let (result, request) = tokio::join!(probe.run(), serve);
+        let both = async { tokio::join!(probe.run(), serve) };
+        // Who asks elsewhere is waited for in vain.
+        let (result, request) = tokio::time::timeout(Duration::from_secs(20), both).await.unwrap();
         (result.map_err(|error| error.to_string()), request)
     }
 
