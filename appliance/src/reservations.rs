@@ -3,8 +3,8 @@
 
 use std::sync::{Arc, Weak};
 
-use iscsi_target::scsi::reservations::{ReservationRecord, Reservations};
-use iscsi_target::scsi::{ReservationStore, StoreFailed, StoreFuture};
+use iscsi_target::scsi::reservations::Reservations;
+use iscsi_target::scsi::{Restored, StoreFailed, StoreFuture, UnitRecord, UnitStore};
 use raid_core::array::DocumentError;
 use raid_core::volume::Volume;
 use uuid::Uuid;
@@ -18,10 +18,10 @@ use crate::state::Daemon;
 pub(crate) struct Backing {
     /// The volume.
     pub(crate) volume: Arc<Volume>,
-    /// Where its registrations are kept.
-    pub(crate) keeper: Arc<dyn ReservationStore>,
+    /// Where its record is kept.
+    pub(crate) keeper: Arc<dyn UnitStore>,
     /// What was kept. The error is for a person: a disk whose reservations cannot be known must not be open to everybody.
-    pub(crate) restore: Box<dyn Fn() -> Result<Reservations, String>>,
+    pub(crate) restore: Box<dyn Fn() -> Result<Restored, String>>,
 }
 
 /// Keeps one volume's record.
@@ -32,8 +32,8 @@ struct Keeper {
     volume: Arc<Volume>,
 }
 
-impl ReservationStore for Keeper {
-    fn store(&self, record: Option<ReservationRecord>) -> StoreFuture<'_> {
+impl UnitStore for Keeper {
+    fn store(&self, record: Option<UnitRecord>) -> StoreFuture<'_> {
         Box::pin(async move {
             let daemon = self.daemon.upgrade().ok_or(StoreFailed::Unwritten)?;
             let kept = keep(daemon, self.array, Arc::clone(&self.volume), record).await;
@@ -58,7 +58,7 @@ async fn keep(
     daemon: Arc<Daemon>,
     array: Uuid,
     volume: Arc<Volume>,
-    record: Option<ReservationRecord>,
+    record: Option<UnitRecord>,
 ) -> Result<(), Failure> {
     let record = as_json(record.as_ref())?;
     let workers = daemon.workers.clone();
@@ -67,7 +67,7 @@ async fn keep(
 }
 
 /// A record as the document has it.
-pub(crate) fn as_json(record: Option<&ReservationRecord>) -> Result<Option<serde_json::Value>, Failure> {
+pub(crate) fn as_json(record: Option<&UnitRecord>) -> Result<Option<serde_json::Value>, Failure> {
     Ok(record
         .map(serde_json::to_value)
         .transpose()
@@ -75,13 +75,13 @@ pub(crate) fn as_json(record: Option<&ReservationRecord>) -> Result<Option<serde
 }
 
 /// What the document keeps of a volume. The error is for a person.
-pub(crate) fn restored(document: &SanDocument, volume: Uuid) -> Result<Reservations, String> {
-    let Some(kept) = document.reservations.get(&volume) else { return Ok(Reservations::default()) };
-    let record: ReservationRecord = serde_json::from_value(kept.clone())
+pub(crate) fn restored(document: &SanDocument, volume: Uuid) -> Result<Restored, String> {
+    let Some(kept) = document.reservations.get(&volume) else { return Ok(Restored::default()) };
+    let record: UnitRecord = serde_json::from_value(kept.clone())
         .map_err(|error| format!("its persistent reservations cannot be read: {error}"))?;
-    let mut restored = Reservations::restore(&record).map_err(|error| error.to_string())?;
+    let mut restored = record.restore().map_err(|error| error.to_string())?;
     // The port's number may have been another where it was registered, in another SAN.
-    for registration in &mut restored.registrations {
+    for registration in &mut restored.reservations.registrations {
         let is_its =
             |target: &&TargetRecord| target.iqn.eq_ignore_ascii_case(&registration.nexus.target_name);
         if let Some(target) = document.targets.iter().find(is_its) {
@@ -96,7 +96,7 @@ pub(crate) fn with_live(daemon: &Daemon, document: &SanDocument) -> SanDocument 
     let mut document = document.clone();
     for unit in daemon.targets.units() {
         let live = Reservations { persists: true, ..unit.reservations() };
-        if let Ok(record @ Some(_)) = as_json(live.record().as_ref()) {
+        if let Ok(record @ Some(_)) = as_json(UnitRecord::of(&live, None).as_ref()) {
             records::put(&mut document.reservations, unit.identity().uuid, record);
         }
     }
@@ -119,29 +119,35 @@ pub(crate) fn backing(daemon: &Daemon, lun: &LunRecord) -> Option<Backing> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use iscsi_target::scsi::Interrupted;
 
     #[test]
     fn what_the_document_keeps_is_restored_or_refused() {
         let volume = Uuid::from_u128(5);
         let mut document = SanDocument::empty(Uuid::nil());
-        assert_eq!(restored(&document, volume), Ok(Reservations::default()));
+        assert_eq!(restored(&document, volume), Ok(Restored::default()));
         let kept = serde_json::json!({
             "registrations": [{
                 "key": "00000000000000ab", "initiator": "iqn.2026-11.org.example:n", "isid": "800000000001",
                 "target": "iqn.2026-11.org.labsan:t", "portal_group": 1, "relative_target_port": 1
             }],
-            "reservation": {"type": 5, "holder": 0}
+            "reservation": {"type": 5, "holder": 0},
+            "sanitize": {"action": "block-erase", "may_exit": true, "failed": true, "size_bytes": 8, "done_bytes": 0}
         });
         document.reservations.insert(volume, kept.clone());
         let state = restored(&document, volume).unwrap();
-        assert_eq!(state.registrations[0].key, 0xab);
-        assert_eq!(serde_json::to_value(state.record()).unwrap(), kept, "written as it is read");
+        assert_eq!(state.reservations.registrations[0].key, 0xab);
+        let again = UnitRecord::of(&state.reservations, state.sanitize.as_ref().map(Interrupted::record));
+        assert_eq!(serde_json::to_value(again).unwrap(), kept, "written as it is read");
         let mut here = document.clone();
         here.targets =
             serde_json::from_value(serde_json::json!([{"iqn": "iqn.2026-11.org.labsan:T", "port": 7}]))
                 .unwrap();
         let state = restored(&here, volume).unwrap();
-        assert_eq!(state.registrations[0].relative_target_port, 7, "the number that its target has here");
+        assert_eq!(
+            state.reservations.registrations[0].relative_target_port, 7,
+            "the number that its target has here"
+        );
         document.reservations.insert(volume, serde_json::json!({"registrations": 7}));
         assert!(restored(&document, volume).is_err());
     }

@@ -189,8 +189,11 @@ impl Targets {
                 let identity = LuIdentity { uuid, serial, product };
                 // Not before: a former unit of this volume, that a last order kept alive, is gone only now.
                 let mut restored = restore()?;
-                restored.generation = lock(&self.generations).get(&uuid).copied().unwrap_or_default();
-                LogicalUnit::with_reservations(volume, identity, options, keeper, restored)
+                let generation = lock(&self.generations).get(&uuid).copied().unwrap_or_default();
+                restored.reservations.generation = generation;
+                let unit = LogicalUnit::restored(volume, identity, options, keeper, restored);
+                unit.go_on_sanitizing();
+                unit
             }
         };
         units.push(Arc::downgrade(&unit));

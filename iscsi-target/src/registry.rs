@@ -132,6 +132,8 @@ impl Rules {
 pub struct TargetRegistry {
     targets: Mutex<BTreeMap<String, Arc<Target>>>,
     sessions: Mutex<BTreeMap<u64, Session>>,
+    /// Those of the portals that lead to all targets; none before they are served.
+    groups: Mutex<Vec<u16>>,
     next_session: AtomicU64,
     next_tsih: AtomicU16,
 }
@@ -167,9 +169,20 @@ impl TargetRegistry {
         // There are fewer targets than numbers.
         let port = port.or_else(|| (1..=u16::MAX).find(|number| !taken(*number))).unwrap_or(1);
         let luns = LunMap::behind(&name, port);
+        let groups = lock(&self.groups).clone();
+        if !groups.is_empty() {
+            luns.port().set_groups(&groups);
+        }
         let target = Target { name: name.clone(), alias, luns, rules: Mutex::default() };
         targets.insert(name, Arc::new(target));
         Ok(())
+    }
+
+    /// Say which portal groups there are: each leads to every target.
+    pub(crate) fn set_portal_groups(&self, groups: Vec<u16>) {
+        let targets = lock(&self.targets);
+        targets.values().for_each(|target| target.luns.port().set_groups(&groups));
+        *lock(&self.groups) = groups;
     }
 
     /// Remove a target that nobody uses. `force` is for callers that drop the sessions afterwards.

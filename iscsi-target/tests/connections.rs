@@ -10,8 +10,8 @@ use std::sync::atomic::Ordering;
 
 use iscsi_target::access::{AccessPolicy, AccessRule};
 use iscsi_target::pdu::opcode;
-use iscsi_target::server::Portal;
-use support::{Bench, Initiator, NODE, Pdu, TARGET, gated, header, put, write_cdb};
+use iscsi_target::server::{Portal, ServerConfig};
+use support::{Bench, Initiator, NODE, Pdu, TARGET, gated, gated_with, header, put, write_cdb};
 
 const ISID: [u8; 6] = [0x80, 0, 0, 0, 0, 1];
 
@@ -199,7 +199,7 @@ fn a_lost_connection_ends_its_commands_and_not_the_session() {
     bench.eventually("all buffers are back", || bench.pool.used_bytes() == 0);
     assert_eq!(one.ready(), None);
     let mut other = Initiator::connect(bench.address);
-    other.log_in("iqn.2026-11.com.example:other", Some(TARGET), "").unwrap();
+    other.log_in_untold("iqn.2026-11.com.example:other", Some(TARGET), "").unwrap();
     assert_eq!(other.next_response().header[3], 0x18, "the session holds its reservation");
 }
 
@@ -220,6 +220,66 @@ fn logout_closes_the_connection_that_is_named_or_all() {
     assert_eq!(one.log_out(0, 0).header[2], 0);
     assert!(one.receive().is_none() && four.receive().is_none());
     bench.eventually("the session is gone", || bench.registry.sessions().is_empty());
+}
+
+/// Whoever is told that a connection is closed may send its commands again by another one.
+#[test]
+fn a_logout_of_another_connection_is_answered_when_that_is_over() {
+    let (bench, gate) = gated();
+    let mut one = leading(&bench, 2);
+    let mut two = join(&one, &bench, 2);
+    two.command(0xa0, 512, &write_cdb(0, 512), &[1; 512]);
+    bench.eventually("the write runs", || gate.waiting.load(Ordering::SeqCst));
+    one.cmd_sn = two.cmd_sn;
+    let mut logout = header(0x40 | opcode::LOGOUT, 0x81, 78);
+    logout[20..22].copy_from_slice(&2_u16.to_be_bytes());
+    put(&mut logout, 24, one.cmd_sn);
+    one.send(logout, &[]);
+    assert!(two.receive().is_none(), "it is closed");
+    assert!(one.ping().is_empty(), "and not answered: its write still runs");
+    gate.open.store(true, Ordering::SeqCst);
+    let answer = one.expect(opcode::LOGOUT_RESPONSE);
+    assert_eq!((answer.tag(), answer.header[2]), (78, 0));
+    assert_eq!(gate.inner.contents()[0], 1, "the old write never comes after the answer");
+    assert_eq!(one.write(0, &[2; 512], 512, 512).header[3], 0);
+}
+
+#[test]
+fn what_holds_for_the_session_is_not_negotiated_again() {
+    let bench = Bench::new();
+    let one = leading(&bench, 2);
+    let joining = |key: &str| {
+        let mut initiator = Initiator::connect(bench.address);
+        (initiator.isid, initiator.tsih, initiator.cid) = (ISID, one.tsih, 2);
+        initiator.log_in(NODE, Some(TARGET), &format!("{key}\0")).map(|_| ())
+    };
+    for key in [
+        "MaxConnections=2",
+        "InitialR2T=Yes",
+        "ImmediateData=Yes",
+        "MaxBurstLength=65536",
+        "FirstBurstLength=65536",
+        "DefaultTime2Wait=2",
+        "DefaultTime2Retain=0",
+        "MaxOutstandingR2T=1",
+        "DataPDUInOrder=Yes",
+        "DataSequenceInOrder=Yes",
+        "ErrorRecoveryLevel=0",
+        "TaskReporting=RFC3720",
+        "iSCSIProtocolLevel=1",
+    ] {
+        assert_eq!(joining(key), Err(0x0200), "{key}");
+    }
+    for key in [
+        "MaxRecvDataSegmentLength=65536",
+        "HeaderDigest=None",
+        "DataDigest=None",
+        "OFMarker=No",
+        "SessionType=Normal",
+    ] {
+        assert_eq!(joining(key), Ok(()), "{key}");
+        bench.eventually("it is gone again", || bench.registry.sessions()[0].connections.len() == 1);
+    }
 }
 
 /// Connection reinstatement (RFC 7143 section 6.3.4).
@@ -283,17 +343,42 @@ fn the_end_of_a_session_is_told_to_every_connection() {
     assert_eq!(bench.registry.sessions().len(), 1);
 }
 
+/// Let the node in by this portal alone, or by all.
+fn allow(bench: &Bench, portal: Option<&str>) {
+    let portal = portal.map(|portal| portal.parse().unwrap());
+    let rules = vec![AccessRule { portal, ..AccessRule::initiator(NODE) }];
+    bench.registry.set_access(TARGET, AccessPolicy { rules, loopback_only: true }).unwrap();
+}
+
+/// Two portals of one group.
+fn two_portals(config: &mut ServerConfig) {
+    let portal = |address: &str| Portal { address: address.parse().unwrap(), group: 1 };
+    config.portals = vec![portal("127.0.0.1:0"), portal("127.0.0.2:0")];
+}
+
+/// It was let in when it logged in, and then had to wait for another connection's end.
+#[test]
+fn a_connection_that_waits_to_join_is_measured_by_what_holds_when_it_does() {
+    let (bench, gate) = gated_with(two_portals);
+    let other = bench.server.as_ref().unwrap().portals()[1].address;
+    let mut one = leading(&bench, 2);
+    let mut two = join(&one, &bench, 2);
+    two.command(0xa0, 512, &write_cdb(0, 512), &[1; 512]);
+    bench.eventually("the write runs", || gate.waiting.load(Ordering::SeqCst));
+    let tsih = one.tsih;
+    let again = std::thread::spawn(move || try_to_join(other, tsih, 2).map(|_| ()));
+    assert_eq!(event(two.receive()), 3, "it waits from here on");
+    allow(&bench, Some("127.0.0.1"));
+    gate.open.store(true, Ordering::SeqCst);
+    assert_eq!(again.join().unwrap(), Err(0x0202));
+    one.cmd_sn = two.cmd_sn;
+    assert!(one.ping().is_empty());
+    bench.eventually("one is left", || bench.registry.sessions()[0].connections.len() == 1);
+}
+
 #[test]
 fn every_connection_of_a_session_is_one_that_is_let_in() {
-    let allow = |bench: &Bench, portal: Option<&str>| {
-        let portal = portal.map(|portal| portal.parse().unwrap());
-        let rules = vec![AccessRule { portal, ..AccessRule::initiator(NODE) }];
-        bench.registry.set_access(TARGET, AccessPolicy { rules, loopback_only: true }).unwrap();
-    };
-    let bench = Bench::with(|config| {
-        let portal = |address: &str| Portal { address: address.parse().unwrap(), group: 1 };
-        config.portals = vec![portal("127.0.0.1:0"), portal("127.0.0.2:0")];
-    });
+    let bench = Bench::with(two_portals);
     let other = bench.server.as_ref().unwrap().portals()[1].address;
     allow(&bench, Some("127.0.0.1"));
     let one = leading(&bench, 4);

@@ -15,7 +15,8 @@ use iscsi_target::limits;
 use iscsi_target::pdu::{BHS_BYTES, opcode, padding};
 use iscsi_target::scsi::{LogicalUnit, LuIdentity, LuOptions};
 use support::{
-    Bench, Honest, Initiator, LUN_BYTES, NODE, TARGET, gated, header, names, put, resident_bytes, write_cdb,
+    BEGUN, Bench, Honest, Initiator, LUN_BYTES, NODE, TARGET, gated, header, names, put, resident_bytes,
+    write_cdb,
 };
 
 /// What became of a PDU.
@@ -499,13 +500,16 @@ fn bytes_that_come_one_by_one_are_as_good_as_others() {
         offer_bytes(&mut initiator, &[byte]);
     }
     assert_eq!(next(&mut initiator).0, End::Login(0));
+    initiator.cmd_sn = 0;
+    assert_eq!(initiator.ready(), Some(BEGUN));
     let mut long = header(opcode::SCSI_COMMAND, 0x80, 1);
+    put(&mut long, 24, initiator.cmd_sn);
     long[4] = 3;
     for byte in [&long[..], &[0, 9, 1, 0], &[0x5a; 8]].concat() {
         offer_bytes(&mut initiator, &[byte]);
     }
     assert_eq!(next(&mut initiator).0, End::Failed(2, Some((0x20, 0))));
-    initiator.cmd_sn = 1;
+    initiator.cmd_sn += 1;
     let mut write = header(opcode::SCSI_COMMAND, 0xa0, 1);
     put(&mut write, 20, 1024);
     put(&mut write, 24, initiator.cmd_sn);

@@ -175,7 +175,7 @@ fn logins_of_one_nexus_at_the_same_time_leave_one_session() {
                 std::thread::spawn(move || {
                     let mut initiator = Initiator::connect(address);
                     start.wait();
-                    let logged_in = initiator.log_in(NODE, Some(TARGET), "").is_ok();
+                    let logged_in = initiator.log_in_untold(NODE, Some(TARGET), "").is_ok();
                     (logged_in, initiator)
                 })
             })

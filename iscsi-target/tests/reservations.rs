@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering;
 use block_io::MemoryDevice;
 use iscsi_target::pdu::opcode;
 use iscsi_target::registry::AccessPolicy;
+use iscsi_target::server::Portal;
 use support::{Bench, Initiator, LUN_BYTES, NODE, TARGET, gated, header, put, write_cdb};
 
 const OTHER: &str = "iqn.2026-11.com.example:other";
@@ -35,6 +36,39 @@ fn order(from: &mut Initiator, action: u8, kind: u8, keys: (u64, u64)) -> u8 {
     let response = from.expect(opcode::SCSI_RESPONSE);
     assert_eq!(response.tag(), tag);
     response.header[3]
+}
+
+#[test]
+fn all_target_ports_are_those_of_every_portal_group() {
+    let portal = |group| Portal { address: "127.0.0.1:0".parse().unwrap(), group };
+    let bench = Bench::with(|config| config.portals = vec![portal(3), portal(4)]);
+    let [three, four] = [0, 1].map(|at| bench.server.as_ref().unwrap().portals()[at].address);
+    let log_in = |address| {
+        let mut initiator = Initiator::connect(address);
+        initiator.log_in(NODE, Some(TARGET), "").unwrap();
+        initiator
+    };
+    let (mut by_three, mut by_four) = (log_in(three), log_in(four));
+    let mut cdb = [0; 16];
+    (cdb[0], cdb[1], cdb[8]) = (0x5f, 0, 24);
+    let mut list = [0; 24];
+    // ALL_TG_PT.
+    (list[15], list[20]) = (9, 0x04);
+    by_three.command(0xa0, 24, &cdb, &list);
+    assert_eq!(by_three.expect(opcode::SCSI_RESPONSE).header[3], 0);
+    assert_eq!(order(&mut by_four, 1, 5, (9, 0)), 0, "registered by the other way as well");
+    // A target that is made later has the same ways to it.
+    bench.registry.create_target("iqn.2026-11.org.labsan:later", None).unwrap();
+    let (_, unit) = bench.registry.target(TARGET).unwrap().luns.units().remove(0);
+    bench.registry.map_lun("iqn.2026-11.org.labsan:later", 0, Arc::clone(&unit)).unwrap();
+    cdb[1] = 6;
+    by_three.command(0xa0, 24, &cdb, &list);
+    let response = by_three.expect(opcode::SCSI_RESPONSE);
+    assert_eq!(response.header[3], 0, "{response:02x?}");
+    let mut groups: Vec<_> =
+        unit.reservations().registrations.into_iter().map(|one| one.nexus.portal_group).collect();
+    groups.sort_unstable();
+    assert_eq!(groups, [3, 3, 4, 4]);
 }
 
 fn ping(from: &mut Initiator, tag: u32) {

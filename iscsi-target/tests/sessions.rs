@@ -11,7 +11,7 @@ use iscsi_target::pdu::opcode;
 use iscsi_target::registry::AccessPolicy;
 use iscsi_target::scsi::{LogicalUnit, LuIdentity, LuOptions};
 use iscsi_target::server::{Patience, Portal};
-use support::{Bench, Initiator, LUN_BYTES, NODE, Pdu, TARGET, header, put, write_cdb};
+use support::{BEGUN, Bench, Initiator, LUN_BYTES, NODE, Pdu, TARGET, header, put, write_cdb};
 
 /// Nobody is asked whether he is there in a test of something else.
 fn endless() -> Patience {
@@ -41,7 +41,7 @@ fn has_ipv6(what: &str) -> bool {
 fn log_in_at(address: SocketAddr, isid: u8) -> (Initiator, Pdu) {
     let mut initiator = Initiator::connect(address);
     initiator.isid = [0x80, 0, 0, 0, 0, isid];
-    let answer = initiator.log_in(NODE, Some(TARGET), "").unwrap();
+    let answer = initiator.log_in_untold(NODE, Some(TARGET), "").unwrap();
     (initiator, answer)
 }
 
@@ -75,6 +75,21 @@ fn a_login_to_a_session_that_is_not_there_is_refused() {
     assert_eq!(join(tsih), 0x0206, "it is there, but has all the connections it may have");
     assert_eq!(bench.registry.sessions().len(), 1);
     drop(there);
+}
+
+/// All sessions end, the asking one too, when it has its answer (RFC 7143 section 11.5.1).
+#[test]
+fn a_cold_reset_ends_every_session_and_answers_first() {
+    let bench = Bench::new();
+    let (mut asks, mut other) = (bench.login(""), log_in_at(bench.address, 2).0);
+    let tag = asks.task_management(7, 0, 0);
+    let answer = asks.expect(opcode::TASK_MANAGEMENT_RESPONSE);
+    assert_eq!((answer.tag(), answer.header[2]), (tag, 0));
+    for ended in [&mut asks, &mut other] {
+        assert_eq!(ended.receive().map(|pdu| event(&pdu).0), Some(3));
+        assert!(ended.receive().is_none());
+    }
+    bench.eventually("no session is left", || bench.registry.sessions().is_empty());
 }
 
 #[test]
@@ -307,6 +322,7 @@ fn ipv6_portals_are_served_and_named_in_brackets() {
         format!("TargetName={TARGET}\0TargetAddress=[::1]:{},2\0TargetAddress={four},1\0", six.port());
     assert_eq!(discover(six).ask("SendTargets=All\0"), expected);
     let (mut initiator, answer) = log_in_at(six, 1);
+    assert_eq!(initiator.ready(), Some(BEGUN));
     assert_eq!(answer.text()["TargetPortalGroupTag"], "2");
     assert_eq!(initiator.write(0, &[6; 4096], 512, 512).header[3], 0);
     assert_eq!(initiator.read(0, 4096).0, [6; 4096]);

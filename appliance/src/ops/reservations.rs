@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use iscsi_target::scsi::reservations::{Registration, Reservations};
-use iscsi_target::scsi::{LogicalUnit, StoreFailed};
+use iscsi_target::scsi::{Interrupted, LogicalUnit, Restored, StoreFailed, UnitRecord};
 use labsan_api::reservation::{self as api, Registered, ReservationQuery, Reserved, VolumeReservations};
 use labsan_api::target::Session;
 use labsan_api::{Done, VolumePath};
@@ -44,7 +44,8 @@ fn known(daemon: &Daemon) -> Vec<(Uuid, Result<Reservations, String>)> {
     let document = daemon.document();
     for volume in document.reservations.keys() {
         if !known.iter().any(|(uuid, _)| uuid == volume) {
-            known.push((*volume, reservations::restored(&document, *volume)));
+            let restored = reservations::restored(&document, *volume);
+            known.push((*volume, restored.map(|restored| restored.reservations)));
         }
     }
     known
@@ -135,10 +136,22 @@ async fn purge_kept(
 ) -> Result<usize, Failure> {
     let before = reservations::restored(&daemon.document(), volume.uuid())
         .map_err(|why| Failure::Unreadable { volume: name.clone(), why })?;
-    let Some(after) = before.without(key) else { return Ok(0) };
-    let record = reservations::as_json(after.record().as_ref())?;
-    replica::keep_reservations(daemon, array, volume, record).await?;
-    Ok(before.registrations.len() - after.registrations.len())
+    let Some(after) = before.reservations.without(key) else { return Ok(0) };
+    keep_sanitize_and(daemon, array, volume, &before, &after).await?;
+    Ok(before.reservations.registrations.len() - after.registrations.len())
+}
+
+/// Keep these reservations, and what was kept beside others.
+async fn keep_sanitize_and(
+    daemon: &Daemon,
+    array: Uuid,
+    volume: &Arc<Volume>,
+    before: &Restored,
+    reservations: &Reservations,
+) -> Result<(), Failure> {
+    let sanitize = before.sanitize.as_ref().map(Interrupted::record);
+    let record = reservations::as_json(UnitRecord::of(reservations, sanitize).as_ref())?;
+    replica::keep_reservations(daemon, array, volume, record).await
 }
 
 /// Take everything off a volume, whether it can be read or not, and serve it again where it was not for want of that.
@@ -156,7 +169,9 @@ pub(crate) async fn clear(daemon: &Arc<Daemon>, name: &VolumePath) -> Result<Don
     if !document.reservations.contains_key(&volume.uuid()) {
         return Ok(Done::already(format!("nobody is registered at {name}; nothing to purge")));
     }
-    replica::keep_reservations(daemon, array, &volume, None).await?;
+    // What cannot be read cannot be kept.
+    let before = reservations::restored(&document, volume.uuid()).unwrap_or_default();
+    keep_sanitize_and(daemon, array, &volume, &before, &Reservations::default()).await?;
     change::follow(daemon, &plan::mapped_again(&document, volume.uuid())).await?;
     Ok(Done::changed(format!("all registrations taken off {name}; everybody may write to it again")))
 }

@@ -82,11 +82,15 @@ pub(crate) fn check_room(kept: &Records, volume: Uuid, record: &Value) -> Result
 
 /// Bytes that a record takes with any reservation, so that it takes no more when there is one.
 fn cost(record: &Value) -> usize {
-    let mut registrations = record.clone();
-    if let Some(fields) = registrations.as_object_mut() {
+    let mut counted = record.clone();
+    if let Some(fields) = counted.as_object_mut() {
         fields.remove("reservation");
     }
-    registrations.to_string().len() + RESERVATION_BYTES
+    // The same while it goes on.
+    if let Some(sanitize) = counted.get_mut("sanitize").and_then(Value::as_object_mut) {
+        sanitize.remove("done_bytes");
+    }
+    counted.to_string().len() + RESERVATION_BYTES
 }
 
 /// A port as registrations know it.

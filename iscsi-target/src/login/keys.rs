@@ -36,16 +36,26 @@ pub struct Key {
     pub rule: Rule,
     /// It means nothing in discovery sessions.
     pub normal_only: bool,
+    /// "LO": only the connection that begins a session may send it.
+    pub leading_only: bool,
 }
 
 const MAX_LENGTH: (u32, u32) = (512, 0x00ff_ffff);
 
 const fn key(name: &'static str, section: &'static str, rule: Rule) -> Key {
-    Key { name, section, rule, normal_only: false }
+    Key { name, section, rule, normal_only: false, leading_only: false }
+}
+
+const fn leading(name: &'static str, section: &'static str, rule: Rule) -> Key {
+    Key { leading_only: true, ..key(name, section, rule) }
 }
 
 const fn normal(name: &'static str, section: &'static str, rule: Rule) -> Key {
-    Key { name, section, rule, normal_only: true }
+    Key { normal_only: true, ..leading(name, section, rule) }
+}
+
+const fn marker(name: &'static str) -> Key {
+    Key { normal_only: true, ..key(name, "13.25", Rule::And(false, |_, _| {})) }
 }
 
 /// The table.
@@ -73,8 +83,8 @@ pub const KEYS: &[Key] = &[
         "13.14",
         Rule::Minimum(limits::FIRST_BURST, MAX_LENGTH, |p, v| p.first_burst = v),
     ),
-    key("DefaultTime2Wait", "13.15", Rule::Maximum(2, (0, 3600), |p, v| p.time_to_wait_s = v)),
-    key("DefaultTime2Retain", "13.16", Rule::Minimum(0, (0, 3600), |p, v| p.time_to_retain_s = v)),
+    leading("DefaultTime2Wait", "13.15", Rule::Maximum(2, (0, 3600), |p, v| p.time_to_wait_s = v)),
+    leading("DefaultTime2Retain", "13.16", Rule::Minimum(0, (0, 3600), |p, v| p.time_to_retain_s = v)),
     normal(
         "MaxOutstandingR2T",
         "13.17",
@@ -83,13 +93,13 @@ pub const KEYS: &[Key] = &[
     // Any order is fine with us, so the initiator decides.
     normal("DataPDUInOrder", "13.18", Rule::Or(false, |p, v| p.data_pdu_in_order = v)),
     normal("DataSequenceInOrder", "13.19", Rule::Or(false, |p, v| p.data_sequence_in_order = v)),
-    key("ErrorRecoveryLevel", "13.20", Rule::Minimum(0, (0, 2), |_, _| {})),
+    leading("ErrorRecoveryLevel", "13.20", Rule::Minimum(0, (0, 2), |_, _| {})),
     key("SessionType", "13.21", Rule::Stated),
     normal("TaskReporting", "13.23", Rule::List(&["RFC3720"], |_, _| {})),
-    key("iSCSIProtocolLevel", "13.24", Rule::Minimum(1, (0, 31), |_, _| {})),
+    leading("iSCSIProtocolLevel", "13.24", Rule::Minimum(1, (0, 31), |_, _| {})),
     // Markers were dropped by RFC 7143 (section 13.25); older initiators still ask.
-    normal("IFMarker", "13.25", Rule::And(false, |_, _| {})),
-    normal("OFMarker", "13.25", Rule::And(false, |_, _| {})),
+    marker("IFMarker"),
+    marker("OFMarker"),
 ];
 
 /// The value is not one that the key can have: the login ends with "initiator error".
@@ -100,6 +110,11 @@ pub struct BadValue {
     pub key: String,
     /// What was sent.
     pub value: String,
+}
+
+/// May a connection that joins a session not send this?
+pub(super) fn is_leading_only(name: &str) -> bool {
+    KEYS.iter().any(|key| key.name == name && key.leading_only)
 }
 
 /// Negotiate one key: change `parameters`, and give our answer if there is one.

@@ -227,6 +227,10 @@ impl<'a> Machine<'a> {
             }
             self.names = Some(names);
         }
+        if header.tsih.get() != 0 && pairs.iter().any(|(key, _)| keys::is_leading_only(key)) {
+            // What holds for the session was settled when it began (RFC 7143 section 13, "LO").
+            return Err(Refusal::InitiatorError);
+        }
         self.negotiate(&pairs, current, &mut answers)?;
         self.conclude(current, next, transit, &answers)
     }

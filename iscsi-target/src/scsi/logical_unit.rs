@@ -14,11 +14,11 @@ use uuid::Uuid;
 
 use super::cdb::Cdb;
 use super::command_table::{Command, Operation};
+use super::keeping::{Keeping, Restored, UnitStore};
 use super::mode::{ModeFacts, ModeState};
 use super::nexus::Attentions;
 use super::ports::{self, TargetPort};
 use super::reservations::Reservations;
-use super::reserving::{Keeping, ReservationStore};
 use super::sanitize::Sanitizing;
 use super::{Failure, Nexus, ScsiCommand, ScsiResponse, Sense, Status, capacity, inquiry, mode, report};
 
@@ -88,19 +88,22 @@ impl LogicalUnit {
         Arc::new(Self { device, identity, options, shared: Arc::default() })
     }
 
-    /// A logical unit whose registrations can survive a power loss, with what survived the last one.
-    pub fn with_reservations(
+    /// A logical unit whose record can survive a power loss, with what survived the last one. A SANITIZE that is among that
+    /// keeps everybody out from here on, and goes on with [`Self::go_on_sanitizing`].
+    pub fn restored(
         device: Arc<dyn BlockDevice>,
         identity: LuIdentity,
         options: LuOptions,
-        store: Arc<dyn ReservationStore>,
-        restored: Reservations,
+        store: Arc<dyn UnitStore>,
+        restored: Restored,
     ) -> Arc<Self> {
-        let state = State { reservations: restored, ..State::default() };
+        let state = State { reservations: restored.reservations, ..State::default() };
+        let sanitizing = restored.sanitize.map_or_else(Sanitizing::default, Sanitizing::interrupted);
         let shared = Shared {
             state: Mutex::new(state),
             exceptional: AtomicBool::new(true),
             keeping: Keeping::new(store),
+            sanitizing,
             ..Shared::default()
         };
         Arc::new(Self { device, identity, options, shared: Arc::new(shared) })
@@ -234,6 +237,16 @@ impl LogicalUnit {
         self.state().attentions.meet(nexus);
     }
 
+    /// The same for a nexus that begins. What it set or reserved here before is gone, perhaps by a start of the daemon that it
+    /// cannot know of: it is told so first (SAM-5 clause 5.14.1).
+    pub(crate) fn begin(&self, nexus: &Nexus) {
+        let mut state = self.state();
+        if state.attentions.meet(nexus) {
+            state.attentions.tell(nexus, Sense::POWER_ON);
+            self.make_exceptional();
+        }
+    }
+
     /// The nexus is lost: its reservation goes with it.
     pub(crate) fn forget(&self, nexus: &Nexus) {
         let mut state = self.state();
@@ -331,7 +344,7 @@ impl LogicalUnit {
             Operation::OrWrite => self.or_write(command, pool).await,
             Operation::Prefetch => self.prefetch(cdb),
             Operation::WriteAtomic => self.write_atomic(command).await,
-            Operation::Sanitize => self.sanitize(command).await,
+            Operation::Sanitize => self.sanitize(nexus, known, command).await,
             Operation::Reserve => self.reserve(nexus, cdb, command).await,
             Operation::PersistentReserveIn => self.persistent_in(cdb, command).await,
             Operation::PersistentReserveOut => self.persistent_out(nexus, cdb, command).await,

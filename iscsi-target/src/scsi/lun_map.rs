@@ -250,7 +250,7 @@ impl LunMap {
         let views = self.views();
         self.nexuses().insert(nexus.clone());
         for (_, unit) in views.of(&nexus.initiator_name).units() {
-            unit.meet(nexus);
+            unit.begin(nexus);
         }
     }
 

@@ -9,6 +9,7 @@ mod cdb;
 pub mod command_table;
 mod copy;
 mod inquiry;
+mod keeping;
 mod logical_unit;
 mod lun_map;
 mod lun_views;
@@ -31,15 +32,16 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 use tokio::sync::watch;
 
+use keeping::OrderTurn;
 use reservations::ItNexus;
-use reserving::OrderTurn;
 
+pub use keeping::{Restored, StoreFailed, StoreFuture, UnitRecord, UnitStore};
 pub use logical_unit::{LogicalUnit, LuIdentity, LuOptions};
 pub use lun_map::{LunMap, LunTaken};
 pub use nexus::Nexus;
 pub(crate) use nexus::PORTAL_GROUP_TAG;
 pub use ports::{AccessState, TargetPort};
-pub use reserving::{ReservationStore, StoreFailed, StoreFuture};
+pub use sanitize::{Interrupted, SanitizeRecord};
 pub use sense::Sense;
 
 /// SCSI status codes (SAM-5 table 40).

@@ -20,7 +20,7 @@ pub struct Nexus {
     pub relative_target_port: u16,
 }
 
-/// The one target portal group: every portal reaches every target.
+/// The target portal group where nothing is said of groups.
 pub(crate) const PORTAL_GROUP_TAG: u16 = 1;
 
 /// Unit attentions waiting for each nexus that is known, in the order they came, each once.
@@ -28,11 +28,13 @@ pub(crate) const PORTAL_GROUP_TAG: u16 = 1;
 pub(crate) struct Attentions(HashMap<Nexus, VecDeque<Sense>>);
 
 impl Attentions {
-    /// From now on this nexus is told of changes.
-    pub(crate) fn meet(&mut self, nexus: &Nexus) {
-        if !self.0.contains_key(nexus) {
+    /// From now on this nexus is told of changes. False if it was already.
+    pub(crate) fn meet(&mut self, nexus: &Nexus) -> bool {
+        let is_new = !self.0.contains_key(nexus);
+        if is_new {
             self.0.insert(nexus.clone(), VecDeque::new());
         }
+        is_new
     }
 
     pub(crate) fn forget(&mut self, nexus: &Nexus) {

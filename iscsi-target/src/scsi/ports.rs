@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::cdb::Cdb;
 use super::command_table::Access;
-use super::{LogicalUnit, Nexus, Sense};
+use super::{LogicalUnit, Nexus, PORTAL_GROUP_TAG, Sense};
 
 /// What may be done through a port. The numbers are those of SPC-4.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -71,6 +71,8 @@ pub struct TargetPort {
     /// Target port group, and relative target port identifier: one of each for a target.
     number: u16,
     state: AtomicU16,
+    /// The portal groups that lead to it: each is a port of its own to persistent reservations.
+    groups: Mutex<Vec<u16>>,
     /// What is reached through it.
     units: Mutex<Vec<Weak<LogicalUnit>>>,
 }
@@ -79,11 +81,21 @@ impl TargetPort {
     /// A port that allows everything.
     pub(crate) fn new(target: &str, number: u16) -> Arc<Self> {
         let target = target.to_owned();
-        Arc::new(Self { target, number, state: AtomicU16::new(0), units: Mutex::default() })
+        let groups = Mutex::new(vec![PORTAL_GROUP_TAG]);
+        Arc::new(Self { target, number, state: AtomicU16::new(0), groups, units: Mutex::default() })
     }
 
     fn units(&self) -> MutexGuard<'_, Vec<Weak<LogicalUnit>>> {
         self.units.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Say which portal groups lead to it.
+    pub(crate) fn set_groups(&self, groups: &[u16]) {
+        *self.groups.lock().unwrap_or_else(PoisonError::into_inner) = groups.to_vec();
+    }
+
+    pub(crate) fn groups(&self) -> Vec<u16> {
+        self.groups.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Its target's name.

@@ -6,70 +6,16 @@
 //! PREEMPT AND ABORT (`server/management.rs`). Until then nobody is told what is registered either: whoever finds a node gone
 //! from the list may take over what it wrote to.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 
 use super::cdb::Cdb;
 use super::command_table::{Class, Command, Operation};
+use super::keeping::StoreFailed;
 use super::logical_unit::State;
 use super::reservations::{
-    Around, Capabilities, ItNexus, Legacy, Order, Outcome, PortName, ReservationRecord, Reservations, answer,
+    Around, Capabilities, ItNexus, Legacy, Order, Outcome, PortName, Reservations, answer,
 };
-use super::{
-    Failure, LogicalUnit, Nexus, PORTAL_GROUP_TAG, Preempted, ScsiCommand, ScsiResponse, Sense, Status,
-    TargetPort,
-};
-
-/// The record could not be kept; why was logged where it happened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum StoreFailed {
-    /// The disks, or what keeps them, did not take it.
-    #[error("the reservations could not be written")]
-    Unwritten,
-    /// It is larger than the one before, and there is no room for that.
-    #[error("there is no room for so many registrations")]
-    NoRoom,
-}
-
-impl From<StoreFailed> for Sense {
-    fn from(why: StoreFailed) -> Self {
-        match why {
-            StoreFailed::Unwritten => Self::INTERNAL_FAILURE,
-            StoreFailed::NoRoom => Self::NO_ROOM_TO_REGISTER,
-        }
-    }
-}
-
-/// A store under way.
-pub type StoreFuture<'a> = Pin<Box<dyn Future<Output = Result<(), StoreFailed>> + Send + 'a>>;
-
-/// Where a unit's registrations survive a power loss.
-pub trait ReservationStore: Send + Sync + std::fmt::Debug {
-    /// Keep this record, or none, instead of what was kept. Durable when it returns; unchanged if it fails.
-    fn store(&self, record: Option<ReservationRecord>) -> StoreFuture<'_>;
-}
-
-/// How a unit keeps its reservations.
-#[derive(Debug, Default)]
-pub(super) struct Keeping {
-    store: Option<Arc<dyn ReservationStore>>,
-    /// One order at a time, until what it ends is over.
-    turn: Arc<tokio::sync::Mutex<()>>,
-}
-
-/// The turn of an order.
-pub(crate) type OrderTurn = tokio::sync::OwnedMutexGuard<()>;
-
-impl Keeping {
-    pub(super) fn new(store: Arc<dyn ReservationStore>) -> Self {
-        Self { store: Some(store), ..Self::default() }
-    }
-
-    pub(super) fn can(&self) -> bool {
-        self.store.is_some()
-    }
-}
+use super::{Failure, LogicalUnit, Nexus, Preempted, ScsiCommand, ScsiResponse, Sense, Status, TargetPort};
 
 impl State {
     /// Does a reservation of somebody else stand in the way?
@@ -95,7 +41,7 @@ impl LogicalUnit {
 
     /// Take all registrations with this key away, as an administrator may. Gives how many there were.
     pub async fn purge(&self, key: u64) -> Result<usize, StoreFailed> {
-        let _turn = self.shared.keeping.turn.lock().await;
+        let _turn = self.turn_of_orders().await;
         let before = self.reservations();
         let Some(outcome) = before.purge(key) else { return Ok(0) };
         let count = before.registrations.len() - outcome.next.registrations.len();
@@ -107,17 +53,6 @@ impl LogicalUnit {
     /// Returns when no write that passed the gates by now is under way any more.
     pub(crate) async fn writes_over(&self) {
         drop(self.turn().write().await);
-    }
-
-    /// A command that is aborted while it waits for its turn never has it: whom a PREEMPT AND ABORT ends does not register
-    /// itself again behind its back.
-    async fn order_turn(&self, command: &ScsiCommand) -> Result<OrderTurn, Failure> {
-        let turn = tokio::select! {
-            biased;
-            () = command.aborted() => None,
-            turn = Arc::clone(&self.shared.keeping.turn).lock_owned() => Some(turn),
-        };
-        turn.ok_or(Failure::Status(Status::TaskAborted))
     }
 
     /// PERSISTENT RESERVE OUT.
@@ -155,12 +90,15 @@ impl LogicalUnit {
     }
 
     fn planned(&self, nexus: &Nexus, order: &Order) -> Result<(Reservations, Outcome), Failure> {
-        let port = |port: Arc<TargetPort>| PortName {
+        let name = |port: &TargetPort, portal_group: u16| PortName {
             target_name: port.target().to_owned(),
-            portal_group: PORTAL_GROUP_TAG,
+            portal_group,
             relative: port.number(),
         };
-        let ports: Vec<PortName> = self.each_port().into_iter().map(port).collect();
+        let of_port = |port: &Arc<TargetPort>| {
+            port.groups().into_iter().map(|group| name(port, group)).collect::<Vec<_>>()
+        };
+        let ports: Vec<PortName> = self.each_port().iter().flat_map(of_port).collect();
         let state = self.state();
         if state.reserved_by.is_some() {
             // Since this order passed the gates.
@@ -174,11 +112,8 @@ impl LogicalUnit {
 
     /// Durable, then public. The caller has the turn, so that `before` is what is kept now.
     async fn bring_into_force(&self, before: &Reservations, outcome: Outcome) -> Result<(), StoreFailed> {
-        let record = outcome.next.record();
-        if let Some(store) = &self.shared.keeping.store
-            && record != before.record()
-        {
-            store.store(record).await?;
+        if outcome.next.record() != before.record() {
+            self.keep(&outcome.next, self.sanitizing().record()).await?;
         }
         let mut state = self.state();
         state.reservations = outcome.next;

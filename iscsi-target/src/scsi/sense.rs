@@ -70,12 +70,16 @@ impl Sense {
     pub const INVALID_RELEASE: Self = Self::new(ILLEGAL_REQUEST, 0x26, 0x04);
     /// INSUFFICIENT REGISTRATION RESOURCES.
     pub const NO_ROOM_TO_REGISTER: Self = Self::new(ILLEGAL_REQUEST, 0x55, 0x04);
+    /// INSUFFICIENT RESOURCES.
+    pub const NO_RESOURCES: Self = Self::new(ILLEGAL_REQUEST, 0x55, 0x03);
     /// INTERNAL TARGET FAILURE.
     pub const INTERNAL_FAILURE: Self = Self::new(HARDWARE_ERROR, 0x44, 0x00);
     /// SAVING PARAMETERS NOT SUPPORTED.
     pub const NO_SAVING: Self = Self::new(ILLEGAL_REQUEST, 0x39, 0x00);
     /// WRITE PROTECTED.
     pub const WRITE_PROTECTED: Self = Self::new(DATA_PROTECT, 0x27, 0x00);
+    /// POWER ON, RESET, OR BUS DEVICE RESET OCCURRED.
+    pub const POWER_ON: Self = Self::new(UNIT_ATTENTION, 0x29, 0x00);
     /// BUS DEVICE RESET FUNCTION OCCURRED.
     pub const RESET: Self = Self::new(UNIT_ATTENTION, 0x29, 0x03);
     /// MODE PARAMETERS CHANGED.

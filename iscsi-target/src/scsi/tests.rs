@@ -14,9 +14,12 @@ mod atomic;
 mod masking;
 mod reservations;
 mod sanitizing;
+mod sanitizing_kept;
 mod third_party;
 
 const BLOCKS: u64 = 2048;
+/// What a nexus that has begun is told.
+const BEGUN: (u8, u8, u8) = (6, 0x29, 0);
 
 struct Bench {
     luns: LunMap,
@@ -315,6 +318,31 @@ fn changes_are_told_to_each_nexus_once_and_in_order() {
     assert_eq!(codes(&bench.send("b", 0, &[0x00], &[])), (6, 0x2a, 9));
     assert_eq!(codes(&bench.send("b", 0, &[0x00], &[])), (6, 0x29, 3));
     assert_eq!(bench.send("b", 0, &[0x00], &[]).status, Status::Good);
+}
+
+#[test]
+fn a_nexus_that_begins_is_told_so_first_and_by_every_unit() {
+    let bench = open();
+    let other = LogicalUnit::new(
+        Arc::new(bench.device.clone()),
+        bench.luns.units()[0].1.identity().clone(),
+        LuOptions::default(),
+    );
+    bench.luns.insert(1, other).unwrap();
+    bench.luns.nexus_met(&nexus("c"));
+    bench.luns.units()[0].1.capacity_changed();
+    let ready = |lun: u64| bench.send("c", lun << 48, &[0x00], &[]);
+    assert_eq!([codes(&ready(0)), codes(&ready(0)), codes(&ready(1))], [BEGUN, (6, 0x2a, 9), BEGUN]);
+    assert_eq!([ready(0).status, ready(1).status], [Status::Good; 2], "once");
+    // It has not begun anew because it is met again; nor is a LUN that comes later a beginning.
+    bench.luns.nexus_met(&nexus("c"));
+    assert_eq!(ready(0).status, Status::Good);
+    let unit = bench.luns.remove(1).unwrap();
+    bench.luns.insert(2, unit).unwrap();
+    assert_eq!(ready(2).status, Status::Good);
+    bench.luns.nexus_lost(&nexus("c"));
+    bench.luns.nexus_met(&nexus("c"));
+    assert_eq!(codes(&ready(2)), BEGUN);
 }
 
 #[test]

@@ -148,6 +148,7 @@ impl Connection {
             let _ = task.await;
         }
         self.commands.state.links.borrow_mut().retain(|other| !Rc::ptr_eq(other, &link));
+        link.over.notify_waiters();
         let stream = self.stream;
         Over { ending, farewell: self.farewell.map(|answer| Farewell::new(stream, link, answer)) }
     }

@@ -47,6 +47,8 @@ pub(super) struct Link {
     pub(super) wake: Notify,
     /// The connection is gone: nothing is queued any more.
     pub(super) closed: Cell<bool>,
+    /// None of its commands runs any more.
+    pub(super) over: Notify,
     errands: RefCell<VecDeque<Errand>>,
 }
 
@@ -68,6 +70,7 @@ impl Link {
             stat_sn: Cell::new(stat_sn),
             wake: Notify::new(),
             closed: Cell::new(false),
+            over: Notify::new(),
             errands: RefCell::default(),
         })
     }

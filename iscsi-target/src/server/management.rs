@@ -7,6 +7,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::commands::{Aborted, Commands};
+use super::link::Errand;
 use super::state::{Phase, Task};
 use crate::pdu::{opcode, request, response};
 use crate::registry::{SessionMessage, TargetRegistry, tell};
@@ -72,6 +73,9 @@ impl Commands {
                 for other in registry.others_behind(&this.target, &units, session) {
                     tell(&other, |done| SessionMessage::Drop { done }).await;
                 }
+                // The one that asked for it has its answer, and is last.
+                this.state.ending.set(true);
+                this.state.open_links().iter().for_each(|link| link.ask(Errand::Drop));
             }
         });
     }

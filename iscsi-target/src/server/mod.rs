@@ -19,7 +19,7 @@ mod state;
 mod text;
 mod upkeep;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -126,6 +126,8 @@ impl TargetServer {
             portal.address = address.map_err(|error| failed((portal.address, error)))?;
         }
         let portals: Arc<[Portal]> = portals.into();
+        let groups: BTreeSet<u16> = portals.iter().map(|portal| portal.group).collect();
+        registry.set_portal_groups(groups.into_iter().collect());
         let (stop, stopped) = watch::channel(false);
         let hall = Arc::new(Hall {
             registry: Arc::clone(&registry),

@@ -138,6 +138,14 @@ impl State {
         self.links.borrow().iter().find(|link| link.cid == cid).cloned()
     }
 
+    /// Returns when none of a connection's commands runs any more.
+    pub(super) async fn over(&self, link: &Rc<Link>) {
+        let is_there = || self.links.borrow().iter().any(|other| Rc::ptr_eq(other, link));
+        while is_there() {
+            link.over.notified().await;
+        }
+    }
+
     /// All that are open.
     pub(super) fn open_links(&self) -> Vec<Rc<Link>> {
         self.links.borrow().iter().filter(|link| !link.closed.get()).cloned().collect()

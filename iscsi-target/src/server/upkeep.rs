@@ -7,6 +7,7 @@
 //! | the session is dropped, or comes anew elsewhere | event 3 | nothing is waited for |
 //! | it does not answer | NOP-In | nothing: it would not hear |
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -194,9 +195,16 @@ impl Connection {
         if response == CLOSED && (header.reason & 0x7f == CLOSE_SESSION || cid == own) {
             self.farewell = Some(answer);
             self.closing = Some(Ending::Logout);
-        } else {
-            self.commands.link.send(&answer, Bytes::new());
+            return;
         }
+        let (state, link) = (Rc::clone(&self.commands.state), Rc::clone(&self.commands.link));
+        let closing = if response == CLOSED { others } else { Vec::new() };
+        tokio::task::spawn_local(async move {
+            for other in &closing {
+                state.over(other).await;
+            }
+            link.send(&answer, Bytes::new());
+        });
     }
 
     fn logout_answer(&self, tag: u32, response: u8) -> response::Plain {

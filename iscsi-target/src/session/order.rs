@@ -113,13 +113,13 @@ mod tests {
         assert_eq!(order.arrive(Ordered, 3), None);
         assert_eq!(order.arrive(Simple, 4), None);
         assert_eq!(order.arrive(HeadOfQueue, 5), Some(5));
-        assert_eq!(order.ended(Simple), []);
-        assert_eq!(order.ended(HeadOfQueue), []);
+        assert_eq!(order.ended(Simple), [0; 0]);
+        assert_eq!(order.ended(HeadOfQueue), [0; 0]);
         assert_eq!(order.ended(Simple), [3]);
         assert_eq!(order.arrive(Ordered, 6), None);
         assert_eq!(order.ended(Ordered), [4]);
         assert_eq!(order.ended(Simple), [6]);
-        assert_eq!(order.ended(Ordered), []);
+        assert_eq!(order.ended(Ordered), [0; 0]);
         assert!(order.is_idle());
     }
 

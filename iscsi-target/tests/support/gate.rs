@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use block_io::{BlockDevice, Buffer, DeviceInfo, Durability, IoError, IoFuture, MemoryDevice, ReadResult};
 use bytes::Bytes;
+use iscsi_target::server::ServerConfig;
 
 use super::{Bench, LUN_BYTES};
 
@@ -54,7 +55,12 @@ impl BlockDevice for Gate {
 
 /// A server over one.
 pub fn gated() -> (Bench, Gate) {
+    gated_with(|_| {})
+}
+
+/// The same with other settings than the defaults.
+pub fn gated_with(adjust: impl FnOnce(&mut ServerConfig)) -> (Bench, Gate) {
     let inner = MemoryDevice::new("gated", LUN_BYTES);
     let gate = Gate { inner: inner.clone(), open: Arc::default(), waiting: Arc::default() };
-    (Bench::over(Arc::new(gate.clone()), inner, 32 << 20), gate)
+    (Bench::configured(Arc::new(gate.clone()), inner, 32 << 20, adjust), gate)
 }

@@ -20,11 +20,13 @@ use iscsi_target::registry::{AccessPolicy, TargetRegistry};
 use iscsi_target::scsi::{LogicalUnit, LuIdentity, LuOptions};
 use iscsi_target::server::{ServerConfig, TargetServer};
 
-pub use gate::gated;
+pub use gate::{gated, gated_with};
 pub use watch::{Honest, allow_many_descriptors, descriptors, resident_bytes};
 
 pub const TARGET: &str = "iqn.2026-11.org.labsan:test";
 pub const NODE: &str = "iqn.2026-11.com.example:node";
+/// A nexus has begun.
+pub const BEGUN: (u8, u8, u8) = (6, 0x29, 0);
 pub const LUN_BYTES: usize = 16 << 20;
 
 /// A server with one LUN in memory.
@@ -53,7 +55,7 @@ impl Bench {
         Self::configured(Arc::new(device.clone()), device, 32 << 20, adjust)
     }
 
-    fn configured(
+    pub fn configured(
         unit: Arc<dyn BlockDevice>,
         device: MemoryDevice,
         pool_bytes: usize,
@@ -261,8 +263,18 @@ impl Initiator {
         self.expect(opcode::LOGIN_RESPONSE)
     }
 
-    /// Straight to full feature phase.
+    /// Straight to full feature phase. Of a session, LUN 0's unit attention that tells of its begin is met.
     pub fn log_in(&mut self, node: &str, target: Option<&str>, keys: &str) -> Result<Pdu, u16> {
+        let answer = self.log_in_untold(node, target, keys)?;
+        if target.is_some() && self.tsih == 0 {
+            let begun = self.ready();
+            assert!(matches!(begun, Some(BEGUN | (5, 0x25, 0))), "{begun:02x?}");
+        }
+        Ok(answer)
+    }
+
+    /// The same with nothing met yet.
+    pub fn log_in_untold(&mut self, node: &str, target: Option<&str>, keys: &str) -> Result<Pdu, u16> {
         let text = names(node, target) + keys;
         let answer = self.login_request(0x87, &text)?;
         self.digests = (

@@ -9,10 +9,10 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use iscsi_target::fuzzing;
 use iscsi_target::limits::MAX_REGISTRATIONS;
-use iscsi_target::scsi::reservations::{ItNexus, Kind, ReservationRecord, Reservations};
+use iscsi_target::scsi::reservations::{ItNexus, Kind, Reservations};
 use iscsi_target::scsi::{
-    LogicalUnit, LuOptions, LunMap, Nexus, ReservationStore, ScsiCommand, ScsiResponse, Status, StoreFailed,
-    StoreFuture,
+    LogicalUnit, LuOptions, LunMap, Nexus, Restored, ScsiCommand, ScsiResponse, Status, StoreFailed,
+    StoreFuture, UnitRecord, UnitStore,
 };
 use smallvec::SmallVec;
 
@@ -25,11 +25,11 @@ const MOST_STEPS: usize = 40;
 #[derive(Debug, Default)]
 struct Store {
     fails: AtomicBool,
-    kept: Mutex<Option<ReservationRecord>>,
+    kept: Mutex<Option<UnitRecord>>,
 }
 
-impl ReservationStore for Store {
-    fn store(&self, record: Option<ReservationRecord>) -> StoreFuture<'_> {
+impl UnitStore for Store {
+    fn store(&self, record: Option<UnitRecord>) -> StoreFuture<'_> {
         Box::pin(async move {
             if self.fails.load(Ordering::Relaxed) {
                 return Err(if record.is_some() { StoreFailed::NoRoom } else { StoreFailed::Unwritten });
@@ -53,12 +53,12 @@ pub(crate) fn run(bytes: &[u8]) {
     let luns = [LunMap::behind(TARGETS[0], 1), LunMap::behind(TARGETS[1], 2)];
     let (device, _) = units::unit(1, 512, LuOptions::default());
     let store = Arc::new(Store::default());
-    let unit = LogicalUnit::with_reservations(
+    let unit = LogicalUnit::restored(
         Arc::new(device),
         units::identity(1),
         LuOptions::default(),
-        Arc::clone(&store) as Arc<dyn ReservationStore>,
-        Reservations::default(),
+        Arc::clone(&store) as Arc<dyn UnitStore>,
+        Restored::default(),
     );
     luns[0].insert(0, Arc::clone(&unit)).unwrap();
     luns[1].insert(0, unit.view(LuOptions::default())).unwrap();
@@ -200,11 +200,11 @@ impl World {
                 None => assert!(!state.registrations.is_empty() && reservation.kind.all_registrants()),
             }
         }
-        let record = state.record();
+        let record = UnitRecord::of(&state, None);
         assert_eq!(*self.store.kept.lock().unwrap(), record, "kept is what is in force");
         if let Some(record) = record {
-            let restored = Reservations::restore(&record).unwrap();
-            assert_eq!(restored, Reservations { generation: 0, ..state });
+            let restored = record.restore().unwrap();
+            assert_eq!(restored.reservations, Reservations { generation: 0, ..state });
         }
     }
 }

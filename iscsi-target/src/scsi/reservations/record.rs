@@ -45,8 +45,8 @@ pub struct ReservedRecord {
 
 /// A record that no state has.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a record of persistent reservations that makes no sense: {0}")]
-pub struct BadRecord(&'static str);
+#[error("a record that makes no sense: {0}")]
+pub struct BadRecord(pub(crate) &'static str);
 
 impl Reservations {
     /// What has to be kept; none if nothing has.
@@ -64,6 +64,9 @@ impl Reservations {
 
     /// The state after a power loss.
     pub fn restore(record: &ReservationRecord) -> Result<Self, BadRecord> {
+        if *record == ReservationRecord::default() {
+            return Ok(Self::default());
+        }
         if record.registrations.len() > MAX_REGISTRATIONS {
             return Err(BadRecord("too many registrations"));
         }

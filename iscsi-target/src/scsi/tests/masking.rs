@@ -91,6 +91,7 @@ fn a_unit_is_one_under_every_number() {
 fn only_those_are_told_whose_luns_have_changed() {
     let bench = open();
     bench.luns.nexus_met(&nexus("c"));
+    assert_eq!(bench.ready("c", 0), Some(BEGUN));
     bench.luns.insert_for(Some("a"), 1, another_unit(2)).unwrap();
     assert_eq!([bench.ready("a", 1), bench.ready("b", 0), bench.ready("c", 0)], [None; 3]);
     bench.luns.insert_for(Some("a"), 2, another_unit(3)).unwrap();

@@ -3,20 +3,20 @@
 use std::sync::Mutex;
 
 use super::super::reservations::{ReservationRecord, Reservations};
-use super::super::{ReservationStore, StoreFailed, StoreFuture};
+use super::super::{Restored, StoreFailed, StoreFuture, UnitRecord, UnitStore};
 use super::*;
 
 /// Keeps the last record, or fails.
 #[derive(Debug, Default)]
-struct Store {
-    kept: Mutex<Vec<Option<ReservationRecord>>>,
-    fails: Mutex<Option<StoreFailed>>,
+pub(super) struct Store {
+    pub(super) kept: Mutex<Vec<Option<UnitRecord>>>,
+    pub(super) fails: Mutex<Option<StoreFailed>>,
     /// Stores wait until it is given a permit; where there is none, they do not.
-    slow: Option<tokio::sync::Semaphore>,
+    pub(super) slow: Option<tokio::sync::Semaphore>,
 }
 
-impl ReservationStore for Store {
-    fn store(&self, record: Option<ReservationRecord>) -> StoreFuture<'_> {
+impl UnitStore for Store {
+    fn store(&self, record: Option<UnitRecord>) -> StoreFuture<'_> {
         Box::pin(async move {
             if let Some(slow) = &self.slow {
                 slow.acquire().await.unwrap().forget();
@@ -31,8 +31,12 @@ impl ReservationStore for Store {
 }
 
 impl Store {
-    fn last(&self) -> Option<ReservationRecord> {
+    pub(super) fn last_whole(&self) -> Option<UnitRecord> {
         self.kept.lock().unwrap().last().cloned().flatten()
+    }
+
+    fn last(&self) -> Option<ReservationRecord> {
+        self.last_whole().map(|record| record.reservations)
     }
 }
 
@@ -43,8 +47,9 @@ fn keeping(store: &Arc<Store>, restored: Reservations) -> Bench {
     bench.luns.nexus_met(&nexus("b"));
     let identity = LuIdentity { uuid: Uuid::nil(), serial: "S".into(), product: "P".into() };
     let device = Arc::new(bench.device.clone());
-    let store: Arc<dyn ReservationStore> = Arc::<Store>::clone(store);
-    let unit = LogicalUnit::with_reservations(device, identity, LuOptions::default(), store, restored);
+    let store: Arc<dyn UnitStore> = Arc::<Store>::clone(store);
+    let restored = Restored { reservations: restored, ..Restored::default() };
+    let unit = LogicalUnit::restored(device, identity, LuOptions::default(), store, restored);
     bench.luns.insert(0, unit).unwrap();
     bench
 }
@@ -125,6 +130,7 @@ fn a_registration_outlives_its_session() {
     bench.luns.nexus_lost(&nexus("a"));
     assert_eq!(bench.status("b", &READ, &[]), Status::ReservationConflict);
     bench.luns.nexus_met(&nexus("a"));
+    assert_eq!(bench.codes(&READ, &[]), BEGUN);
     assert_eq!(bench.status("a", &READ, &[]), Status::Good);
     bench.luns.units()[0].1.reset();
     assert_eq!(bench.status("b", &READ, &[]), Status::ReservationConflict, "a reset changes nothing");

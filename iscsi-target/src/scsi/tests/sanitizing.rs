@@ -5,11 +5,11 @@ use std::num::NonZeroU64;
 
 use super::*;
 
-const READ: [u8; 10] = [0x28, 0, 0, 0, 0, 0, 0, 0, 1, 0];
+pub(super) const READ: [u8; 10] = [0x28, 0, 0, 0, 0, 0, 0, 0, 1, 0];
 const ERASE: [u8; 10] = [0x48, 0x02, 0, 0, 0, 0, 0, 0, 0, 0];
-const EXIT: [u8; 10] = [0x48, 0x1f, 0, 0, 0, 0, 0, 0, 0, 0];
+pub(super) const EXIT: [u8; 10] = [0x48, 0x1f, 0, 0, 0, 0, 0, 0, 0, 0];
 
-fn overwrite(flags: u8, length: u16) -> [u8; 10] {
+pub(super) fn overwrite(flags: u8, length: u16) -> [u8; 10] {
     let [high, low] = length.to_be_bytes();
     [0x48, flags | 0x01, 0, 0, 0, 0, 0, high, low, 0]
 }
@@ -53,10 +53,11 @@ fn what_is_reserved_or_not_there_is_refused() {
 
 /// A device whose writes wait for leave, and fail while told to.
 #[derive(Clone, Debug)]
-struct Slow {
-    inner: MemoryDevice,
-    leave: Arc<tokio::sync::Semaphore>,
-    failing: Arc<std::sync::atomic::AtomicBool>,
+pub(super) struct Slow {
+    pub(super) inner: MemoryDevice,
+    pub(super) leave: Arc<tokio::sync::Semaphore>,
+    /// The kind of error that writes end in.
+    pub(super) failing: Arc<std::sync::Mutex<Option<IoErrorKind>>>,
 }
 
 impl BlockDevice for Slow {
@@ -75,10 +76,9 @@ impl BlockDevice for Slow {
     fn write(&self, offset: u64, data: Bytes, durability: Durability) -> IoFuture<'_, Result<(), IoError>> {
         Box::pin(async move {
             self.leave.acquire().await.unwrap().forget();
-            if self.failing.load(std::sync::atomic::Ordering::Relaxed) {
+            if let Some(kind) = *self.failing.lock().unwrap() {
                 let length = data.len() as u64;
-                let (kind, operation) = (IoErrorKind::Medium, IoOperation::Write);
-                return Err(IoError::new(kind, operation, &"slow".into(), offset, length));
+                return Err(IoError::new(kind, IoOperation::Write, &"slow".into(), offset, length));
             }
             self.inner.write(offset, data, durability).await
         })
@@ -113,13 +113,13 @@ fn slow() -> (Bench, Slow) {
     (bench, slow)
 }
 
-fn no_leave() -> Arc<tokio::sync::Semaphore> {
+pub(super) fn no_leave() -> Arc<tokio::sync::Semaphore> {
     Arc::new(tokio::sync::Semaphore::new(0))
 }
 
 impl Slow {
     /// Let so many writes go on, and everybody do what follows.
-    async fn step(&self, writes: usize) {
+    pub(super) async fn step(&self, writes: usize) {
         self.leave.add_permits(writes);
         for _ in 0..50 {
             tokio::task::yield_now().await;
@@ -128,12 +128,12 @@ impl Slow {
 }
 
 impl Bench {
-    async fn send_now(&self, lun: u64, cdb: &[u8], data: &[u8]) -> ScsiResponse {
+    pub(super) async fn send_now(&self, lun: u64, cdb: &[u8], data: &[u8]) -> ScsiResponse {
         self.luns.execute(&nexus("a"), command(lun, cdb, data), &self.pool).await
     }
 }
 
-const PATTERN: [u8; 5] = [1, 0, 0, 1, 0x55];
+pub(super) const PATTERN: [u8; 5] = [1, 0, 0, 1, 0x55];
 
 #[test]
 fn meanwhile_nobody_gets_at_the_medium_by_any_path() {
@@ -202,7 +202,7 @@ fn an_abort_ends_the_wait_and_not_the_work() {
 #[test]
 fn after_a_failure_the_medium_stays_closed_until_it_is_repeated_or_left() {
     let (bench, slow) = slow();
-    let failing = |yes| slow.failing.store(yes, std::sync::atomic::Ordering::Relaxed);
+    let failing = |yes: bool| *slow.failing.lock().unwrap() = yes.then_some(IoErrorKind::Medium);
     run(async {
         slow.step(100).await;
         failing(true);
