@@ -3,6 +3,8 @@
 //! What the SAN is (volumes, targets, accounts) travels with the disks and is not here. An unknown key, or a value that
 //! cannot be, is an error that names the line.
 
+pub(crate) mod redirect;
+
 use std::net::SocketAddr;
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
@@ -13,8 +15,10 @@ use labsan_api::{DEFAULT_SOCKET, Size};
 use serde::Deserialize;
 
 use crate::limits::{
-    DEFAULT_LUN_HOLD_SECONDS, DEFAULT_MEMORY_BYTES, MAX_SOCKET_PATH, MAX_WORKERS, MIN_MEMORY_BYTES,
+    DEFAULT_LUN_HOLD_SECONDS, DEFAULT_MEMORY_BYTES, MAX_REDIRECT_WEIGHT, MAX_SOCKET_PATH, MAX_WORKERS,
+    MIN_MEMORY_BYTES,
 };
+use redirect::{Redirect, RedirectError};
 
 /// iSCSI's port (RFC 7143 section 14).
 pub(crate) const ISCSI_PORT: u16 = 3260;
@@ -46,7 +50,9 @@ pub(crate) struct Config {
     /// How much a second SANITIZE overwrites of a volume at most.
     pub(crate) sanitize_rate: Option<Rate>,
     /// How long a LUN's number rests after it was freed before it means another disk.
-    pub(crate) lun_hold: Rest,
+    pub(crate) lun_hold: Seconds,
+    /// Portals that send initiators to other addresses.
+    pub(crate) redirect: Vec<Redirect>,
     /// What is logged: `error`, `warn`, `info`, `debug`, `trace`, or a filter of tracing's.
     pub(crate) log: String,
 }
@@ -65,7 +71,8 @@ impl Default for Config {
             engine: EngineName::Auto,
             memory: Memory(DEFAULT_MEMORY_BYTES),
             sanitize_rate: None,
-            lun_hold: Rest::default(),
+            lun_hold: Seconds::default(),
+            redirect: Vec::new(),
             log: "info".into(),
         }
     }
@@ -110,11 +117,11 @@ pub(crate) struct Memory(pub(crate) u64);
 pub(crate) struct Rate(pub(crate) NonZeroU64);
 
 /// A time, in seconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(try_from = "String")]
-pub(crate) struct Rest(pub(crate) u64);
+pub(crate) struct Seconds(pub(crate) u64);
 
-impl Default for Rest {
+impl Default for Seconds {
     fn default() -> Self {
         Self(DEFAULT_LUN_HOLD_SECONDS)
     }
@@ -173,6 +180,21 @@ pub(crate) enum ValueError {
     /// Not a time.
     #[error("\"{0}\" is no time: write it as \"90s\", \"15min\", \"1h\" or \"7d\", at most a year")]
     Time(String),
+    /// A portal group where none belongs.
+    #[error(
+        "\"{0}\": no portal group belongs to an address that initiators are sent to: leave the comma out"
+    )]
+    Tagged(String),
+    /// Not a weight.
+    #[error(
+        "\"{0}\": a weight is a number from 1 to {MAX_REDIRECT_WEIGHT}; leave out the address that is to get nobody"
+    )]
+    Weight(String),
+    /// Not a health check.
+    #[error(
+        "\"{0}\" is no health check: write it as \"tcp\", or as \"http:8080/health\" for GET /health on port 8080"
+    )]
+    Check(String),
     /// Not octal permissions.
     #[error("\"{0}\" are no permissions: write them in octal, as in \"0660\"")]
     Mode(String),
@@ -226,7 +248,7 @@ impl TryFrom<String> for Rate {
     }
 }
 
-impl TryFrom<String> for Rest {
+impl TryFrom<String> for Seconds {
     type Error = ValueError;
     fn try_from(text: String) -> Result<Self, ValueError> {
         let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
@@ -278,6 +300,14 @@ pub(crate) enum ConfigError {
         /// What is wrong with it.
         why: &'static str,
     },
+    /// A portal that cannot redirect as it is to.
+    #[error("{path}: {error}")]
+    Redirect {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        error: RedirectError,
+    },
 }
 
 impl Config {
@@ -304,6 +334,8 @@ impl Config {
             setting,
             why,
         })?;
+        redirect::check(&config.redirect, &config.portals)
+            .map_err(|error| ConfigError::Redirect { path: path.to_owned(), error })?;
         Ok(config)
     }
 
@@ -363,9 +395,9 @@ mod tests {
         assert_eq!(config.socket, Path::new("/etc/labsan/s"));
         assert_eq!((config.socket_mode.0, config.data_workers(), config.memory.0), (0o600, 3, 1 << 30));
         assert_eq!(config.sanitize_rate, NonZeroU64::new(100 << 20).map(Rate));
-        assert_eq!((config.engine, config.lun_hold), (EngineName::IoUring, Rest(900)));
+        assert_eq!((config.engine, config.lun_hold), (EngineName::IoUring, Seconds(900)));
         for (text, seconds) in [("0s", 0), ("1 h", 3600), ("7d", 604_800)] {
-            assert_eq!(parse(&format!("lun_hold = '{text}'")).unwrap().lun_hold, Rest(seconds));
+            assert_eq!(parse(&format!("lun_hold = '{text}'")).unwrap().lun_hold, Seconds(seconds));
         }
     }
 

@@ -132,6 +132,8 @@ where
         close_to_others(daemon).await?;
     }
     daemon.targets.start(server_config(daemon), &daemon.workers)?;
+    // Not sooner: some of the addresses may be our own.
+    daemon.redirects.start(daemon);
     let listener = crate::api::bind(config)?;
     Ok(ApiServer::start(Arc::clone(daemon), listener)?)
 }
@@ -142,6 +144,7 @@ fn server_config(daemon: &Daemon) -> ServerConfig {
     let portals = config.portals.iter().map(portal).collect();
     ServerConfig {
         algorithms: config.chap_algorithms.iter().map(|known| known.0).collect(),
+        redirects: daemon.redirects.by_portal(),
         ..ServerConfig::new(portals, daemon.pool.clone())
     }
 }
@@ -193,6 +196,7 @@ impl Running {
 
 /// Sessions first, then arrays, then the threads.
 async fn wind_down(daemon: &Arc<Daemon>) {
+    daemon.redirects.stop();
     daemon.targets.stop().await;
     let here = Arc::clone(daemon);
     let stopped = daemon.workers.call_background(move || async move {

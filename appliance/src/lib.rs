@@ -2,7 +2,8 @@
 //!
 //! - Pure rooms: `san` (the SAN's configuration), `config`, `advice`, `engine` (conversions), `limits`.
 //! - Edges: `daemon` (the process's life), `state` and `ops` (what can be asked of it), `change` (how a change comes
-//!   into force), `replica` (what arrays carry), `host_copy` (what the host keeps), `targets` (live iSCSI), `api` (HTTP),
+//!   into force), `replica` (what arrays carry), `host_copy` (what the host keeps), `targets` (live iSCSI), `redirects` (checks
+//!   of where portals send initiators), `api` (HTTP),
 //!   `disks`, `scan`, `lock`, `state_file` (the host's files).
 
 mod advice;
@@ -21,6 +22,7 @@ mod host_copy;
 mod limits;
 mod lock;
 mod ops;
+mod redirects;
 mod replica;
 mod reservations;
 mod run;

@@ -62,3 +62,15 @@ pub(crate) const MAX_ARRAY_RECORD_BYTES: usize = 128 << 10;
 
 /// What a reservation adds to a record, with the volume's identity: a little more than the longest.
 pub(crate) const RESERVATION_BYTES: usize = 96;
+
+/// Addresses that one portal sends initiators to: each is checked by a task and shown on a line.
+pub(crate) const MAX_REDIRECT_ADDRESSES: usize = 64;
+
+/// Weight of one of them: shares to a tenth of a percent.
+pub(crate) const MAX_REDIRECT_WEIGHT: u16 = 1000;
+
+/// Path of a health check.
+pub(crate) const MAX_CHECK_PATH_BYTES: usize = 1024;
+
+/// Headers of the answer to a health check, and its body if that is read: a number of sessions takes a line.
+pub(crate) const MAX_CHECK_ANSWER_BYTES: usize = 16 << 10;

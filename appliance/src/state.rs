@@ -23,6 +23,7 @@ use uuid::Uuid;
 use crate::config::Config;
 use crate::error::Failure;
 use crate::events::EventLog;
+use crate::redirects::Redirects;
 use crate::san::{LunRecord, SanDocument};
 use crate::targets::Targets;
 
@@ -39,6 +40,8 @@ pub(crate) struct Daemon {
     pub(crate) environment: Environment,
     /// What initiators see.
     pub(crate) targets: Targets,
+    /// Where portals send them.
+    pub(crate) redirects: Redirects,
     /// What happened.
     pub(crate) events: EventLog,
     /// When it was started.
@@ -83,6 +86,7 @@ impl Daemon {
             pool: BufferPool::new(memory),
             environment,
             targets: Targets::new(config.sanitize_rate.map(|rate| rate.0)),
+            redirects: Redirects::new(&config),
             events: EventLog::new(),
             started: Instant::now(),
             turn: tokio::sync::Mutex::new(()),

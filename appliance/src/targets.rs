@@ -4,6 +4,7 @@
 //! failed in the middle. A volume that is mapped in several places is one logical unit there, with one state.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -17,6 +18,7 @@ use labsan_api::target::{PathState, Session};
 use raid_core::volume::Volume;
 use uuid::Uuid;
 
+use crate::config::redirect::canonical;
 use crate::reservations::Backing;
 use crate::san::plan::Step;
 use crate::san::{self, Chap, LunRecord};
@@ -260,6 +262,15 @@ impl Targets {
     /// Who is logged in.
     pub(crate) fn sessions(&self) -> Vec<Session> {
         self.registry.sessions().into_iter().map(session).collect()
+    }
+
+    /// How many sessions of targets there are whose leading connection came to this address.
+    pub(crate) fn sessions_at(&self, address: SocketAddr) -> u64 {
+        let is_there = |session: &&SessionInfo| {
+            let leading = session.connections.first();
+            session.target.is_some() && leading.is_some_and(|leading| canonical(leading.local) == address)
+        };
+        self.registry.sessions().iter().filter(is_there).count() as u64
     }
 
     /// Is this initiator logged in to the target?

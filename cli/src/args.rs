@@ -54,6 +54,9 @@ pub(crate) enum Command {
     /// LUNs: volumes made visible in a target.
     #[command(subcommand)]
     Lun(LunCommand),
+    /// Portals: addresses that serve iSCSI, and where they send initiators.
+    #[command(subcommand)]
+    Portal(PortalCommand),
     /// Who is logged in.
     #[command(subcommand)]
     Session(SessionCommand),
@@ -309,6 +312,12 @@ pub(crate) enum VolumeCommand {
         #[command(flatten)]
         confirm: Confirm,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PortalCommand {
+    /// All portals; of those that send initiators elsewhere how, where, and whether that works.
+    List,
 }
 
 #[derive(Debug, Subcommand)]

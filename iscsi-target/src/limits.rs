@@ -85,3 +85,14 @@ pub const MAX_PARAMETER_LIST_BYTES: u64 = 512 << 10;
 
 /// Parameter list of PERSISTENT RESERVE OUT: as many TransportIDs as may be registered.
 pub const MAX_RESERVE_LIST_BYTES: usize = 64 << 10;
+
+/// Initiators that were sent to another address and are remembered until they are known to be there: as many as may be
+/// logging in at once, a few times over.
+pub const MAX_UNDERWAY: usize = 1024;
+
+/// Who was sent to another portal of this server and has not arrived by then does not come: a login is through by then, or
+/// is tried again.
+pub const ARRIVAL_MS: u64 = LOGIN_TIMEOUT_MS;
+
+/// A count of sessions that was asked for this long after an initiator was sent has it in it.
+pub const SETTLING_MS: u64 = 2_000;

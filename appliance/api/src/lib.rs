@@ -10,6 +10,7 @@ pub mod error;
 pub mod event;
 pub mod names;
 pub mod paths;
+pub mod portal;
 pub mod reservation;
 pub mod secret;
 pub mod size;

@@ -44,6 +44,8 @@ pub const LUNS: &str = "/v1/luns";
 pub const LUN: &str = "/v1/targets/{iqn}/luns/{lun}";
 /// `PUT`: the initiator sees only LUNs of its own. `DELETE`, query [`Unmask`](crate::target::Unmask): what all see.
 pub const MASK: &str = "/v1/targets/{iqn}/masks/{initiator}";
+/// `GET`: [`Portals`](crate::portal::Portals).
+pub const PORTALS: &str = "/v1/portals";
 /// `GET`: [`Sessions`](crate::target::Sessions).
 pub const SESSIONS: &str = "/v1/sessions";
 /// `DELETE`.

@@ -22,7 +22,7 @@ use labsan_api::volume::{CreateVolume, ResizeVolume};
 use super::on_worker;
 use crate::error::Failure;
 use crate::limits::MAX_REQUEST_BYTES;
-use crate::ops::{arrays, assembly, disks, members, reservations, status, targets, volumes};
+use crate::ops::{arrays, assembly, disks, members, portals, reservations, status, targets, volumes};
 use crate::state::Daemon;
 
 type Answer = Result<Response, Failure>;
@@ -86,6 +86,7 @@ pub(super) fn router(daemon: Arc<Daemon>) -> Router {
         .route(paths::LUNS, get(get_luns).post(map_lun))
         .route(paths::LUN, delete(unmap_lun))
         .route(paths::MASK, put(mask).delete(unmask))
+        .route(paths::PORTALS, get(get_portals))
         .route(paths::SESSIONS, get(get_sessions))
         .route(paths::SESSION, delete(drop_session))
         .route(paths::RESERVATIONS, get(get_reservations))
@@ -268,6 +269,10 @@ async fn unmask(
     Asked(request): Asked<Unmask>,
 ) -> Answer {
     on_worker(&daemon, async move |daemon| targets::unmask(&daemon, &iqn, &initiator, request).await).await
+}
+
+async fn get_portals(State(daemon): Here) -> Answer {
+    on_worker(&daemon, async |daemon| Ok(portals::list(&daemon))).await
 }
 
 async fn get_sessions(State(daemon): Here) -> Answer {

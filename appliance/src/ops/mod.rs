@@ -4,6 +4,7 @@ pub(crate) mod arrays;
 pub(crate) mod assembly;
 pub(crate) mod disks;
 pub(crate) mod members;
+pub(crate) mod portals;
 pub(crate) mod reservations;
 pub(crate) mod status;
 pub(crate) mod targets;

@@ -102,6 +102,7 @@ pub(crate) async fn run(context: &Context, command: Command) -> Outcome {
         Command::Volume(command) => volume::run(context, command).await,
         Command::Target(command) => san::target(context, command).await,
         Command::Lun(command) => san::lun(context, command).await,
+        Command::Portal(command) => san::portal(context, &command).await,
         Command::Session(command) => san::session(context, command).await,
         Command::Pr(command) => pr::run(context, command).await,
         Command::Completions { shell } => shell::completions(shell),

@@ -1,10 +1,11 @@
-//! `raidctl target ...`, `raidctl lun ...`, `raidctl session ...`
+//! `raidctl target ...`, `raidctl lun ...`, `raidctl portal ...`, `raidctl session ...`
 
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use hyper::Method;
+use labsan_api::portal::Portals;
 use labsan_api::target::{
     AccessChange, ChapAccount, CreateTarget, Luns, MapLun, Mapped, Session, Sessions, SetChap, SetPathState,
     Target, Targets,
@@ -12,10 +13,10 @@ use labsan_api::target::{
 use labsan_api::{Done, ExitCode, Secret, paths};
 
 use super::{Context, Outcome};
-use crate::args::{ChapArgs, Confirm, LunCommand, RuleArgs, SessionCommand, TargetCommand};
+use crate::args::{ChapArgs, Confirm, LunCommand, PortalCommand, RuleArgs, SessionCommand, TargetCommand};
 use crate::confirm::confirm;
 use crate::error::CliError;
-use crate::output::lists;
+use crate::output::{lists, portals};
 
 pub(super) async fn target(context: &Context, command: TargetCommand) -> Outcome {
     let client = &context.client;
@@ -196,6 +197,16 @@ async fn users_of_lun(context: &Context, target: &str, initiator: Option<&str>) 
 
 async fn users_of(context: &Context, target: &str) -> Result<usize, CliError> {
     Ok(sessions_at(context, target).await?.len())
+}
+
+pub(super) async fn portal(context: &Context, command: &PortalCommand) -> Outcome {
+    match command {
+        PortalCommand::List => {
+            let answer = context.client.get::<Portals>(paths::PORTALS).await?;
+            context.show(&answer, |list| portals::screen(&list.portals));
+            Ok(ExitCode::Ok)
+        }
+    }
 }
 
 pub(super) async fn session(context: &Context, command: SessionCommand) -> Outcome {

@@ -3,6 +3,7 @@
 pub(crate) mod columns;
 pub(crate) mod examine;
 pub(crate) mod lists;
+pub(crate) mod portals;
 pub(crate) mod progress;
 pub(crate) mod reservations;
 pub(crate) mod status;

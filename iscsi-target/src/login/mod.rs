@@ -8,6 +8,8 @@
 //! | operational (1) | keys | our answers | as often as it likes |
 //! | any, done | T bit and next stage | T bit | operational or full feature (3) |
 //!
+//! A leading login that the portal does not serve itself ends with the first request that has names: status 0101 and TargetAddress.
+//!
 //! Invariants: nobody reaches the operational stage who has not authenticated where that is demanded; no key is
 //! negotiated twice; after a refusal the connection is closed.
 
@@ -15,6 +17,7 @@ pub mod keys;
 pub mod parameters;
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 
 use crate::chap::{Account, Algorithm, Challenge, ChapPolicy, decode_binary, encode_binary};
 use crate::limits;
@@ -68,6 +71,11 @@ pub trait Authority {
     fn discovery(&self) -> ChapPolicy;
     /// The target portal group that the connection came in by.
     fn portal_group_tag(&self) -> u16;
+    /// The address that an initiator which may use the target is to log in at instead of here, if there is one. Asked once, of
+    /// leading logins of normal sessions only.
+    fn elsewhere(&self, _initiator: &str, _isid: [u8; 6], _target: &str) -> Option<SocketAddr> {
+        None
+    }
     /// The CHAP algorithms that may be used.
     fn algorithms(&self) -> &[Algorithm] {
         &Algorithm::ALL
@@ -110,6 +118,29 @@ pub struct Answer {
     pub text: Vec<u8>,
     /// Set when the login is over: full feature phase begins after this response.
     pub outcome: Option<Outcome>,
+    /// Set when the login is over and is to begin anew at this address, which the text tells.
+    pub moved_to: Option<SocketAddr>,
+}
+
+/// Status-Class and Status-Detail of "target moved temporarily" (RFC 7143 section 11.13.5).
+const MOVED_TEMPORARILY: u16 = 0x0101;
+
+impl Answer {
+    fn new(flags: u8, text: Vec<u8>) -> Self {
+        Self { flags, text, outcome: None, moved_to: None }
+    }
+
+    /// Without a portal group tag: in a redirection it is left out (RFC 7143 section 13.8).
+    fn moved(address: SocketAddr) -> Self {
+        let mut pairs = Pairs::new();
+        pairs.push("TargetAddress", address.to_string());
+        Self { moved_to: Some(address), ..Self::new(0, pairs.encode()) }
+    }
+
+    /// Status-Class and Status-Detail.
+    pub fn status(&self) -> u16 {
+        if self.moved_to.is_some() { MOVED_TEMPORARILY } else { 0 }
+    }
 }
 
 #[derive(Debug)]
@@ -184,13 +215,17 @@ impl<'a> Machine<'a> {
         }
         self.text.extend_from_slice(data);
         if more {
-            return Ok(Answer { flags: current << 2, text: Vec::new(), outcome: None });
+            return Ok(Answer::new(current << 2, Vec::new()));
         }
         self.text_pdus = 0;
         let pairs = Pairs::parse(&std::mem::take(&mut self.text)).map_err(|_| Refusal::InitiatorError)?;
         let mut answers = Pairs::new();
         if self.names.is_none() {
-            self.take_names(&pairs, current, &mut answers)?;
+            let names = self.take_names(&pairs, current, &mut answers)?;
+            if let Some(address) = self.elsewhere(header, &names) {
+                return Ok(Answer::moved(address));
+            }
+            self.names = Some(names);
         }
         if header.tsih.get() != 0 && pairs.iter().any(|(key, _)| keys::is_leading_only(key)) {
             // What holds for the session was settled when it began (RFC 7143 section 13, "LO").
@@ -213,7 +248,7 @@ impl<'a> Machine<'a> {
     }
 
     /// The first request says who comes, and for what.
-    fn take_names(&mut self, pairs: &Pairs, current: u8, answers: &mut Pairs) -> Result<(), Refusal> {
+    fn take_names(&mut self, pairs: &Pairs, current: u8, answers: &mut Pairs) -> Result<Names, Refusal> {
         let initiator = pairs.get("InitiatorName").ok_or(Refusal::MissingParameter)?;
         let initiator = names::normal(initiator).ok_or(Refusal::InitiatorError)?;
         let kind = match pairs.get("SessionType") {
@@ -236,8 +271,18 @@ impl<'a> Machine<'a> {
             self.security = Security::Done;
         }
         let alias = pairs.get("InitiatorAlias").map(str::to_owned);
-        self.names = Some(Names { initiator, alias, kind, policy });
-        Ok(())
+        Ok(Names { initiator, alias, kind, policy })
+    }
+
+    /// A connection that joins a session belongs where that is. Nothing has to be proved to be sent elsewhere: an initiator should
+    /// accept it before security negotiation (RFC 7143 section 11.13.5), and the address is none of the secrets.
+    fn elsewhere(&self, header: &request::Login, names: &Names) -> Option<SocketAddr> {
+        match &names.kind {
+            SessionKind::Normal { target } if header.tsih.get() == 0 => {
+                self.authority.elsewhere(&names.initiator, header.isid, target)
+            }
+            _ => None,
+        }
     }
 
     fn negotiate(&mut self, pairs: &Pairs, current: u8, answers: &mut Pairs) -> Result<(), Refusal> {
@@ -321,12 +366,12 @@ impl<'a> Machine<'a> {
             return Err(Refusal::InitiatorError);
         }
         if !granted {
-            return Ok(Answer { flags: current << 2, text, outcome: None });
+            return Ok(Answer::new(current << 2, text));
         }
         self.stage = Some(next);
         let flags = TRANSIT | current << 2 | next;
         if next != FULL_FEATURE {
-            return Ok(Answer { flags, text, outcome: None });
+            return Ok(Answer::new(flags, text));
         }
         let Some(names) = self.names.take() else { return Err(Refusal::MissingParameter) };
         let mut parameters = self.parameters.clone();
@@ -338,7 +383,7 @@ impl<'a> Machine<'a> {
             kind: names.kind,
             parameters,
         };
-        Ok(Answer { flags, text, outcome: Some(outcome) })
+        Ok(Answer { outcome: Some(outcome), ..Answer::new(flags, text) })
     }
 }
 

@@ -8,6 +8,7 @@ use crate::chap::Secret;
 struct Desk {
     policy: ChapPolicy,
     algorithms: Vec<Algorithm>,
+    elsewhere: Option<SocketAddr>,
 }
 
 impl Authority for Desk {
@@ -27,15 +28,22 @@ impl Authority for Desk {
         7
     }
 
+    fn elsewhere(&self, initiator: &str, isid: [u8; 6], target: &str) -> Option<SocketAddr> {
+        assert_eq!((initiator, target), ("iqn.2026-11.com.example:good", "iqn.2026-11.org.labsan:t"));
+        assert_eq!(isid, ISID);
+        self.elsewhere
+    }
+
     fn algorithms(&self) -> &[Algorithm] {
         &self.algorithms
     }
 }
 
+const ISID: [u8; 6] = [0x80, 1, 2, 3, 4, 5];
 const NAMES: &str = "InitiatorName=iqn.2026-11.com.example:good\0TargetName=iqn.2026-11.org.labsan:t\0";
 
 fn open() -> Desk {
-    Desk { policy: ChapPolicy::default(), algorithms: Algorithm::ALL.to_vec() }
+    Desk { policy: ChapPolicy::default(), algorithms: Algorithm::ALL.to_vec(), elsewhere: None }
 }
 
 fn with_chap() -> Desk {
@@ -51,6 +59,7 @@ fn random() -> [u8; 33] {
 fn step(machine: &mut Machine, flags: u8, text: &str) -> Result<Answer, Refusal> {
     let mut header = request::Login::new_zeroed();
     header.flags = flags;
+    header.isid = ISID;
     machine.step(&header, text.as_bytes())
 }
 
@@ -241,4 +250,37 @@ fn text_may_come_in_parts_but_not_without_end() {
     let mut machine = Machine::new(&desk, random);
     let refused = (0..100).find_map(|_| step(&mut machine, OPERATIONAL << 2 | CONTINUE, "X=1\0").err());
     assert_eq!(refused, Some(Refusal::InitiatorError));
+}
+
+#[test]
+fn a_leading_login_is_sent_elsewhere_before_anything_is_proved() {
+    let address = Some("[2001:db8::2]:3261".parse().unwrap());
+    let desk = Desk { elsewhere: address, ..with_chap() };
+    for flags in [to(SECURITY, OPERATIONAL), to(OPERATIONAL, FULL_FEATURE)] {
+        let answer =
+            step(&mut Machine::new(&desk, random), flags, &format!("{NAMES}AuthMethod=CHAP\0")).unwrap();
+        assert_eq!((answer.status(), answer.moved_to, answer.flags), (0x0101, address, 0));
+        assert_eq!(answer.text, b"TargetAddress=[2001:db8::2]:3261\0", "without a portal group tag");
+        assert_eq!(answer.outcome, None);
+    }
+    // Once all of the text is there, and not before.
+    let mut machine = Machine::new(&desk, random);
+    let (head, tail) = NAMES.split_at(60);
+    assert_eq!(step(&mut machine, OPERATIONAL << 2 | CONTINUE, head).unwrap().status(), 0);
+    assert_eq!(step(&mut machine, to(OPERATIONAL, FULL_FEATURE), tail).unwrap().moved_to, address);
+}
+
+#[test]
+fn who_may_not_log_in_or_does_not_lead_a_session_of_a_target_is_not_sent_elsewhere() {
+    let desk = Desk { elsewhere: Some("192.0.2.2:3260".parse().unwrap()), ..open() };
+    let go = to(OPERATIONAL, FULL_FEATURE);
+    let first = |text: &str| step(&mut Machine::new(&desk, random), go, text);
+    assert_eq!(first(&NAMES.replace(":good", ":evil")), Err(Refusal::Forbidden));
+    assert_eq!(first(&NAMES.replace(":t\0", ":other\0")), Err(Refusal::NotFound));
+    let discovery = NAMES.to_owned() + "SessionType=Discovery\0";
+    assert!(first(&discovery).unwrap().outcome.is_some());
+    let mut joining = request::Login::new_zeroed();
+    (joining.flags, joining.isid, joining.tsih) = (go, ISID, 7.into());
+    let answer = Machine::new(&desk, random).step(&joining, NAMES.as_bytes()).unwrap();
+    assert!(answer.moved_to.is_none() && answer.outcome.is_some());
 }

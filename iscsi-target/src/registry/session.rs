@@ -83,6 +83,16 @@ pub struct SessionInfo {
 }
 
 impl SessionInfo {
+    /// The nexus; none for discovery.
+    fn nexus(&self) -> Option<ItNexus> {
+        Some(ItNexus {
+            initiator_name: self.initiator.clone(),
+            isid: self.isid,
+            target_name: self.target.clone()?,
+            portal_group: self.portal_group,
+        })
+    }
+
     /// The same initiator port at the same target port (RFC 7143 section 4.4.3).
     fn is_same_nexus(&self, other: &Self) -> bool {
         self.target.is_some()
@@ -126,6 +136,20 @@ impl TargetRegistry {
     /// Ask the initiator to log out, and close the session when it has or its time is up; otherwise the same.
     pub async fn log_session_out(&self, id: u64) -> bool {
         self.end_session(id, |done| SessionMessage::LogOut { done }).await
+    }
+
+    /// The sessions of targets, and the address of ours by which each is led.
+    pub(crate) fn leading(&self) -> Vec<(SocketAddr, ItNexus)> {
+        let led = |session: &Session| {
+            let local = session.info.connections.first()?.local;
+            Some((SocketAddr::new(local.ip().to_canonical(), local.port()), session.info.nexus()?))
+        };
+        lock(&self.sessions).values().filter_map(led).collect()
+    }
+
+    /// Is this nexus logged in?
+    pub(crate) fn has_session_of(&self, nexus: &ItNexus) -> bool {
+        lock(&self.sessions).values().any(|session| session.info.nexus().as_ref() == Some(nexus))
     }
 
     async fn end_session(

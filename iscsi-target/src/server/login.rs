@@ -1,6 +1,8 @@
 //! The login phase on the wire: read requests, let the machine answer, until full feature phase or a refusal.
 
 use std::io;
+use std::net::SocketAddr;
+use std::time::Instant;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -13,7 +15,9 @@ use crate::login::parameters::DEFAULT_MAX_RECV;
 use crate::login::{Answer, Authority, Machine, Outcome, Refusal};
 use crate::pdu::response::{LoginResponse, STAT_SN_OFFSET};
 use crate::pdu::{BHS_BYTES, Bhs, opcode, padding, request, three_bytes};
+use crate::redirect::{Arrival, Place, Redirect};
 use crate::registry::TargetRegistry;
+use crate::scsi::reservations::ItNexus;
 
 /// Why there is no session.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +28,10 @@ pub(super) enum LoginError {
     Io(#[from] io::Error),
     #[error("timed out")]
     TimedOut,
+    #[error("sent to {0}")]
+    Moved(SocketAddr),
+    #[error("nothing was asked for")]
+    Nothing,
 }
 
 /// A session, or a connection of one, that may begin.
@@ -66,6 +74,8 @@ pub(super) struct Desk<'a> {
     pub(super) registry: &'a TargetRegistry,
     pub(super) came_by: &'a CameBy,
     pub(super) algorithms: &'a [Algorithm],
+    /// Where its portal sends initiators, if it does.
+    pub(super) redirect: Option<&'a Redirect>,
 }
 
 impl Authority for Desk<'_> {
@@ -80,6 +90,29 @@ impl Authority for Desk<'_> {
 
     fn portal_group_tag(&self) -> u16 {
         self.came_by.group()
+    }
+
+    fn elsewhere(&self, initiator: &str, isid: [u8; 6], target: &str) -> Option<SocketAddr> {
+        let redirect = self.redirect?;
+        let target = self.registry.target(target).ok()?;
+        let nexus = ItNexus {
+            initiator_name: initiator.to_owned(),
+            isid,
+            target_name: target.name.clone(),
+            portal_group: self.came_by.group(),
+        };
+        // A login takes the place of its former session, and waits for what that has under way, only where that is.
+        let is_back = self.registry.has_session_of(&nexus);
+        let may_go = |place: &Place| match place.ours {
+            true => {
+                target.is_open_by(initiator, place.address)
+                    && self.came_by.may_reach(place.address.ip(), target.is_loopback_only())
+            }
+            false => !is_back,
+        };
+        let sessions = if redirect.counts_sessions() { self.registry.leading() } else { Vec::new() };
+        let arrival = Arrival { nexus: &nexus, local: self.came_by.own(), now: Instant::now() };
+        redirect.choose(arrival, &sessions, may_go)
     }
 
     fn algorithms(&self) -> &[Algorithm] {
@@ -101,6 +134,10 @@ pub(super) async fn log_in(stream: &mut TcpStream, desk: &Desk<'_>) -> Result<Lo
     let mut machine = Machine::new(desk, random);
     let mut stat_sn: Option<u32> = None;
     loop {
+        if stat_sn.is_none() && stream.peek(&mut [0]).await? == 0 {
+            // Somebody looked whether this portal can be reached.
+            return Err(LoginError::Nothing);
+        }
         let (header, data) = read_request(stream).await?;
         let login: request::Login = header.view();
         let sn = stat_sn.unwrap_or(login.exp_stat_sn.get());
@@ -121,6 +158,10 @@ pub(super) async fn log_in(stream: &mut TcpStream, desk: &Desk<'_>) -> Result<Lo
                 };
                 let bytes = encode(&login, sn, tsih, &Ok(&answer));
                 stat_sn = Some(sn.wrapping_add(1));
+                if let Some(address) = answer.moved_to {
+                    stream.write_all(&bytes).await?;
+                    return Err(LoginError::Moved(address));
+                }
                 if let Some(outcome) = answer.outcome {
                     return Ok(LoggedIn {
                         outcome,
@@ -168,7 +209,7 @@ async fn read_request(stream: &mut TcpStream) -> io::Result<(Bhs, Vec<u8>)> {
 
 fn encode(login: &request::Login, stat_sn: u32, tsih: u16, result: &Result<&Answer, Refusal>) -> Vec<u8> {
     let (flags, text, status) = match result {
-        Ok(answer) => (answer.flags, &answer.text[..], 0),
+        Ok(answer) => (answer.flags, &answer.text[..], answer.status()),
         Err(refusal) => (0, &[][..], *refusal as u16),
     };
     let [status_class, status_detail] = status.to_be_bytes();

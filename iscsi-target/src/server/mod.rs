@@ -19,7 +19,7 @@ mod state;
 mod text;
 mod upkeep;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -33,6 +33,7 @@ use tokio::sync::watch;
 use crate::chap::Algorithm;
 use crate::limits;
 use crate::login::{Refusal, SessionKind};
+use crate::redirect::Redirect;
 use crate::registry::{SessionInfo, SessionMessage, Target, TargetRegistry, tell};
 use crate::scsi::{LunMap, Nexus};
 use commands::Commands;
@@ -58,12 +59,20 @@ pub struct ServerConfig {
     pub patience: Patience,
     /// CHAP algorithms that initiators may use.
     pub algorithms: Vec<Algorithm>,
+    /// Portals, by their index, that send initiators elsewhere.
+    pub redirects: BTreeMap<usize, Arc<Redirect>>,
 }
 
 impl ServerConfig {
     /// With the defaults for all else.
     pub fn new(portals: Vec<Portal>, pool: BufferPool) -> Self {
-        Self { portals, pool, patience: Patience::default(), algorithms: Algorithm::ALL.to_vec() }
+        Self {
+            portals,
+            pool,
+            patience: Patience::default(),
+            algorithms: Algorithm::ALL.to_vec(),
+            redirects: BTreeMap::new(),
+        }
     }
 }
 
@@ -95,6 +104,7 @@ struct Hall {
     parameter_pool: BufferPool,
     patience: Patience,
     algorithms: Vec<Algorithm>,
+    redirects: BTreeMap<usize, Arc<Redirect>>,
     portals: Arc<[Portal]>,
     workers: WorkerPool,
     connections: Vec<AtomicUsize>,
@@ -125,6 +135,7 @@ impl TargetServer {
             parameter_pool: BufferPool::new(limits::PARAMETER_POOL_BYTES),
             patience: config.patience,
             algorithms: config.algorithms,
+            redirects: config.redirects,
             portals: Arc::clone(&portals),
             connections: (0..workers.len()).map(|_| AtomicUsize::new(0)).collect(),
             workers: workers.clone(),
@@ -223,11 +234,17 @@ async fn serve(hall: &Hall, mut stream: TcpStream, index: usize, peer: SocketAdd
         tracing::debug!(%peer, %error, "TCP_NODELAY");
     }
     let came_by = CameBy { portals: Arc::clone(&hall.portals), index, local, peer };
-    let desk = Desk { registry: &hall.registry, came_by: &came_by, algorithms: &hall.algorithms };
+    let desk = Desk {
+        registry: &hall.registry,
+        came_by: &came_by,
+        algorithms: &hall.algorithms,
+        redirect: hall.redirects.get(&index).map(Arc::as_ref),
+    };
     let login = tokio::time::timeout(hall.patience.login, log_in(&mut stream, &desk)).await;
     drop(counted);
     let login = match login.unwrap_or(Err(LoginError::TimedOut)) {
         Ok(login) => login,
+        Err(LoginError::Nothing) => return tracing::debug!(%peer, "a connection without a login"),
         Err(error) => return tracing::info!(%peer, %error, "login"),
     };
     let target = match &login.outcome.kind {

@@ -55,9 +55,14 @@ impl CameBy {
         Connected { peer: self.peer, local: self.local, account }
     }
 
+    /// Our end as it is written.
+    pub(super) fn own(&self) -> SocketAddr {
+        SocketAddr::new(self.local.ip().to_canonical(), self.local.port())
+    }
+
     /// What to tell this initiator: the address that it is known to reach first, then the others that it may reach.
     pub(super) fn addresses(&self, loopback_only: bool) -> Vec<(SocketAddr, u16)> {
-        let own = SocketAddr::new(self.local.ip().to_canonical(), self.local.port());
+        let own = self.own();
         let mut addresses = vec![(own, self.group())];
         for (index, portal) in self.portals.iter().enumerate() {
             let other = (index != self.index).then(|| self.other(*portal, own.ip())).flatten();
@@ -83,7 +88,7 @@ impl CameBy {
     }
 
     /// Loopback addresses lead nowhere from elsewhere, and link-local ones need a link that names do not tell.
-    fn may_reach(&self, ip: IpAddr, loopback_only: bool) -> bool {
+    pub(super) fn may_reach(&self, ip: IpAddr, loopback_only: bool) -> bool {
         let from_here = self.peer.ip().to_canonical().is_loopback();
         let link_local = match ip {
             IpAddr::V4(ip) => ip.is_link_local(),

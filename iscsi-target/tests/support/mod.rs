@@ -245,17 +245,22 @@ impl Initiator {
     }
 
     fn login_request(&mut self, flags: u8, text: &str) -> Result<Pdu, u16> {
+        let answer = self.login_answer(flags, text);
+        match u16::from_be_bytes([answer.header[36], answer.header[37]]) {
+            0 => Ok(answer),
+            status => Err(status),
+        }
+    }
+
+    /// What answers a login request, whatever its status.
+    pub fn login_answer(&mut self, flags: u8, text: &str) -> Pdu {
         let mut header = header(0x40 | opcode::LOGIN, flags, 1);
         header[8..14].copy_from_slice(&self.isid);
         header[14..16].copy_from_slice(&self.tsih.to_be_bytes());
         header[20..22].copy_from_slice(&self.cid.to_be_bytes());
         put(&mut header, 24, self.cmd_sn);
         self.send(header, text.as_bytes());
-        let answer = self.expect(opcode::LOGIN_RESPONSE);
-        match u16::from_be_bytes([answer.header[36], answer.header[37]]) {
-            0 => Ok(answer),
-            status => Err(status),
-        }
+        self.expect(opcode::LOGIN_RESPONSE)
     }
 
     /// Straight to full feature phase. Of a session, LUN 0's unit attention that tells of its begin is met.
