@@ -8,12 +8,21 @@
 //! | too many are lost | that nothing is lost that is not lost already | reconnect, stop, start |
 //! | an unclean stop | how much is doubtful | nothing, it runs by itself |
 //! | blocks are lost | how many bytes | nothing: whoever owns the data writes it anew |
+//! | space runs short below thin disks | how much can still be written, and where it ends | look at that file system |
 //! | a disk makes errors | how many | nothing yet |
 
+use labsan_api::Size;
 use labsan_api::array::{Array, ArrayState, Member, MemberState, Step};
 
+use crate::space::Shortage;
+
 /// Sentences, the most important first, and steps.
-pub(crate) fn advise(array: &Array, unsynced_regions: u64, notes: &[String]) -> (Vec<String>, Vec<Step>) {
+pub(crate) fn advise(
+    array: &Array,
+    unsynced_regions: u64,
+    notes: &[String],
+    shortage: Option<&Shortage>,
+) -> (Vec<String>, Vec<Step>) {
     let mut said = Vec::new();
     said.extend(whole(array, unsynced_regions));
     if array.lost_bytes > 0 {
@@ -22,9 +31,29 @@ pub(crate) fn advise(array: &Array, unsynced_regions: u64, notes: &[String]) -> 
             array.lost_bytes
         ));
     }
+    said.extend(shortage.map(space_sentence));
     said.extend(array.members.iter().filter_map(member_sentence));
     said.extend(notes.iter().filter(|note| !said.contains(note)).cloned().collect::<Vec<_>>());
-    (said, steps(array))
+    (said, steps(array).into_iter().chain(shortage.map(space_step)).collect())
+}
+
+fn space_sentence(shortage: &Shortage) -> String {
+    let place = shortage.first_full.display();
+    match shortage.available_bytes {
+        0 => format!(
+            "the file system of {place} is full: writes to what was never written end in \"space allocation failed\""
+        ),
+        bytes => format!(
+            "space runs short: {} more can be written before the file system of {place} is full; then writes end in \
+             \"space allocation failed\"",
+            Size(bytes)
+        ),
+    }
+}
+
+fn space_step(shortage: &Shortage) -> Step {
+    let why = "make room in this file system, or have initiators unmap what they do not need (fstrim)";
+    Step { why: why.into(), command: format!("df -h {}", shortage.first_full.display()) }
 }
 
 fn whole(array: &Array, unsynced_regions: u64) -> Option<String> {
@@ -130,13 +159,16 @@ mod tests {
     }
 
     fn commands(array: &Array) -> Vec<String> {
-        advise(array, 0, &[]).1.into_iter().map(|step| step.command).collect()
+        advise(array, 0, &[], None).1.into_iter().map(|step| step.command).collect()
     }
 
     #[test]
     fn a_healthy_array_says_nothing_but_its_notes() {
         let array = array(ArrayState::Optimal, &[(MemberState::InSync, Some("/a"))]);
-        assert_eq!(advise(&array, 0, &["made by mdadm".into()]), (vec!["made by mdadm".into()], Vec::new()));
+        assert_eq!(
+            advise(&array, 0, &["made by mdadm".into()], None),
+            (vec!["made by mdadm".into()], Vec::new())
+        );
     }
 
     #[test]
@@ -150,7 +182,7 @@ mod tests {
             ],
         );
         array.members[2].reason = Some("input/output error".into());
-        let (said, _) = advise(&array, 0, &[]);
+        let (said, _) = advise(&array, 0, &[], None);
         assert!(said[0].contains("1 disk(s) are missing"), "{said:?}");
         assert_eq!(said[1], "/b failed: input/output error");
         assert_eq!(commands(&array), ["raidctl array remove demo /b", "raidctl array add demo NEW-DISK"]);
@@ -187,6 +219,19 @@ mod tests {
     fn errors_of_a_working_disk_are_told() {
         let mut array = array(ArrayState::Optimal, &[(MemberState::InSync, Some("/a"))]);
         array.members[0].read_errors = 2;
-        assert!(advise(&array, 0, &[]).0[0].contains("/a made 2 error(s)"));
+        assert!(advise(&array, 0, &[], None).0[0].contains("/a made 2 error(s)"));
+    }
+
+    #[test]
+    fn a_shortage_of_space_is_told_with_where_to_look() {
+        let array = array(ArrayState::Optimal, &[(MemberState::InSync, Some("/a"))]);
+        let shortage = |available_bytes| Shortage { available_bytes, first_full: "/mnt/a".into() };
+        let (said, steps) = advise(&array, 0, &[], Some(&shortage(5 << 20)));
+        assert!(
+            said[0].contains("5 MiB more can be written before the file system of /mnt/a is full"),
+            "{said:?}"
+        );
+        assert_eq!(steps.iter().map(|step| step.command.as_str()).collect::<Vec<_>>(), ["df -h /mnt/a"]);
+        assert!(advise(&array, 0, &[], Some(&shortage(0))).0[0].contains("of /mnt/a is full:"));
     }
 }

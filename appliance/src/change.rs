@@ -18,7 +18,7 @@ use crate::error::Failure;
 use crate::san::SanDocument;
 use crate::san::plan::{self, Step};
 use crate::state::Daemon;
-use crate::{host_copy, replica, reservations};
+use crate::{host_copy, replica, reservations, space};
 
 /// Bring `next` into force, but for its reservations. The caller has the turn.
 pub(crate) async fn commit(daemon: &Daemon, mut next: SanDocument) -> Result<(), Failure> {
@@ -68,6 +68,10 @@ async fn take_back(daemon: &Daemon, written: &[Array], refused: &SanDocument, ol
 
 /// Carry out steps on the live targets. LUNs of arrays that are not here wait for them.
 pub(crate) async fn follow(daemon: &Daemon, steps: &[Step]) -> Result<(), Failure> {
+    if steps.iter().any(|step| matches!(step, Step::MapLun { .. })) {
+        // New units are to know from the first how their space fares.
+        space::measure(daemon).await;
+    }
     for step in steps {
         let backing = match step {
             Step::MapLun { lun, .. } => reservations::backing(daemon, lun),

@@ -15,8 +15,8 @@ use labsan_api::{DEFAULT_SOCKET, Size};
 use serde::Deserialize;
 
 use crate::limits::{
-    DEFAULT_LUN_HOLD_SECONDS, DEFAULT_MEMORY_BYTES, MAX_REDIRECT_WEIGHT, MAX_SOCKET_PATH, MAX_WORKERS,
-    MIN_MEMORY_BYTES,
+    DEFAULT_LUN_HOLD_SECONDS, DEFAULT_MEMORY_BYTES, DEFAULT_THIN_WARNING_PERCENT, MAX_REDIRECT_WEIGHT,
+    MAX_SOCKET_PATH, MAX_WORKERS, MIN_MEMORY_BYTES,
 };
 use redirect::{Redirect, RedirectError};
 
@@ -53,6 +53,8 @@ pub(crate) struct Config {
     pub(crate) lun_hold: Seconds,
     /// Portals that send initiators to other addresses.
     pub(crate) redirect: Vec<Redirect>,
+    /// When it is told that the space of thin members runs short: so much of a volume or array can still be written.
+    pub(crate) thin_warning: Percent,
     /// What is logged: `error`, `warn`, `info`, `debug`, `trace`, or a filter of tracing's.
     pub(crate) log: String,
 }
@@ -73,6 +75,7 @@ impl Default for Config {
             sanitize_rate: None,
             lun_hold: Seconds::default(),
             redirect: Vec::new(),
+            thin_warning: Percent::default(),
             log: "info".into(),
         }
     }
@@ -124,6 +127,17 @@ pub(crate) struct Seconds(pub(crate) u64);
 impl Default for Seconds {
     fn default() -> Self {
         Self(DEFAULT_LUN_HOLD_SECONDS)
+    }
+}
+
+/// A share in hundredths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub(crate) struct Percent(pub(crate) u8);
+
+impl Default for Percent {
+    fn default() -> Self {
+        Self(DEFAULT_THIN_WARNING_PERCENT)
     }
 }
 
@@ -195,6 +209,9 @@ pub(crate) enum ValueError {
         "\"{0}\" is no health check: write it as \"tcp\", or as \"http:8080/health\" for GET /health on port 8080"
     )]
     Check(String),
+    /// Not a share.
+    #[error("\"{0}\" is no share: write it as \"20%\", from \"0%\" (never) to \"100%\"")]
+    Percent(String),
     /// Not octal permissions.
     #[error("\"{0}\" are no permissions: write them in octal, as in \"0660\"")]
     Mode(String),
@@ -258,6 +275,14 @@ impl TryFrom<String> for Seconds {
             .find(|(name, _)| *name == unit.trim_start())
             .and_then(|(_, seconds)| number.parse::<u64>().ok()?.checked_mul(seconds));
         seconds.filter(|seconds| *seconds <= 365 * 86_400).map(Self).ok_or(ValueError::Time(text))
+    }
+}
+
+impl TryFrom<String> for Percent {
+    type Error = ValueError;
+    fn try_from(text: String) -> Result<Self, ValueError> {
+        let number = text.strip_suffix('%').and_then(|number| number.trim_end().parse::<u8>().ok());
+        number.filter(|number| *number <= 100).map(Self).ok_or(ValueError::Percent(text))
     }
 }
 
@@ -383,7 +408,7 @@ mod tests {
             "portals = ['10.0.0.1', '[::1]:3261,2', '2001:db8::1,3']\nscan = ['disks/*.img', '/dev/disk/by-id/x']\nsocket = 's'\n\
              socket_mode = '0600'\nsocket_group = 'disk'\nstate_dir = '/s'\nworkers = 3\nengine = 'io_uring'\n\
              memory = '1GiB'\nsanitize_rate = '100MiB'\nchap_algorithms = ['sha3-256', 'sha256']\nlog = 'debug'\n\
-             lun_hold = '15min'\n",
+             lun_hold = '15min'\nthin_warning = '5%'\n",
         )
         .unwrap();
         let shown = |portal: &Portal| format!("{},{}", portal.address, portal.group);
@@ -396,6 +421,10 @@ mod tests {
         assert_eq!((config.socket_mode.0, config.data_workers(), config.memory.0), (0o600, 3, 1 << 30));
         assert_eq!(config.sanitize_rate, NonZeroU64::new(100 << 20).map(Rate));
         assert_eq!((config.engine, config.lun_hold), (EngineName::IoUring, Seconds(900)));
+        assert_eq!(config.thin_warning, Percent(5));
+        for (text, percent) in [("0%", 0), ("100 %", 100)] {
+            assert_eq!(parse(&format!("thin_warning = '{text}'")).unwrap().thin_warning, Percent(percent));
+        }
         for (text, seconds) in [("0s", 0), ("1 h", 3600), ("7d", 604_800)] {
             assert_eq!(parse(&format!("lun_hold = '{text}'")).unwrap().lun_hold, Seconds(seconds));
         }
@@ -421,6 +450,10 @@ mod tests {
             ("lun_hold = '366d'", "is no time"),
             ("lun_hold = 'h'", "is no time"),
             ("lun_hold = '99999999999999999999s'", "is no time"),
+            ("thin_warning = '20'", "line 1: \"20\" is no share: write it as \"20%\""),
+            ("thin_warning = '101%'", "is no share"),
+            ("thin_warning = '-1%'", "is no share"),
+            ("thin_warning = 20", "invalid type"),
             ("workers = 1000", "workers: more than 256"),
             ("workers = 1\nworkers = 2", "line 2"),
             ("= broken", "line 1"),

@@ -20,6 +20,7 @@ use crate::error::Failure;
 use crate::host_copy;
 use crate::lock::{Lock, LockError};
 use crate::ops::assembly;
+use crate::space;
 use crate::state::Daemon;
 use crate::state_file::{self, StateFileError};
 use crate::targets::TargetsError;
@@ -115,6 +116,7 @@ where
     let here = Arc::clone(daemon);
     let arrays = daemon.workers.call_background(move || async move {
         tokio::task::spawn_local(host_copy::keep_up(Arc::clone(&here)));
+        tokio::task::spawn_local(space::keep_up(Arc::clone(&here)));
         {
             let _turn = here.take_turn().await?;
             // From nothing: what the host's copy says is served even if no array carries it.

@@ -5,9 +5,10 @@ use raid_core::array as core;
 
 use crate::advice;
 use crate::events::News;
+use crate::space::Shortage;
 
 /// One array as the API shows it, under the name it has here.
-pub(crate) fn array(name: &str, status: &core::ArrayStatus) -> Array {
+pub(crate) fn array(name: &str, status: &core::ArrayStatus, shortage: Option<&Shortage>) -> Array {
     let mut array = Array {
         name: name.to_owned(),
         uuid: status.uuid,
@@ -26,7 +27,8 @@ pub(crate) fn array(name: &str, status: &core::ArrayStatus) -> Array {
         what_happened: Vec::new(),
         next: Vec::new(),
     };
-    (array.what_happened, array.next) = advice::advise(&array, status.unsynced_regions, &status.notes);
+    (array.what_happened, array.next) =
+        advice::advise(&array, status.unsynced_regions, &status.notes, shortage);
     array
 }
 

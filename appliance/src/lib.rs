@@ -3,8 +3,8 @@
 //! - Pure rooms: `san` (the SAN's configuration), `config`, `advice`, `engine` (conversions), `limits`.
 //! - Edges: `daemon` (the process's life), `state` and `ops` (what can be asked of it), `change` (how a change comes
 //!   into force), `replica` (what arrays carry), `host_copy` (what the host keeps), `targets` (live iSCSI), `redirects` (checks
-//!   of where portals send initiators), `api` (HTTP),
-//!   `disks`, `scan`, `lock`, `state_file` (the host's files).
+//!   of where portals send initiators), `api` (HTTP), `disks`, `scan`, `space` (what thin members are still to be given),
+//!   `lock`, `state_file` (the host's files).
 
 mod advice;
 mod api;
@@ -28,6 +28,7 @@ mod reservations;
 mod run;
 mod san;
 mod scan;
+mod space;
 mod state;
 mod state_file;
 mod targets;

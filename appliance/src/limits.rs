@@ -46,6 +46,13 @@ pub(crate) const BUSY_ATTEMPTS: u32 = 100;
 /// Pause between two of them.
 pub(crate) const BUSY_PAUSE: Duration = Duration::from_millis(30);
 
+/// Pause between two looks at how much space is left below thin members: one system call for each, and a volume is not filled
+/// from the warning to its end in so short a time.
+pub(crate) const SPACE_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Per cent of a volume or array that can still be written when it is told that space runs short, if nothing is configured.
+pub(crate) const DEFAULT_THIN_WARNING_PERCENT: u8 = 20;
+
 /// Longest body of a request to the control API: the largest that anything sends is a few kilobytes.
 pub(crate) const MAX_REQUEST_BYTES: usize = 2 << 20;
 

@@ -4,7 +4,7 @@
 use std::sync::{Arc, Weak};
 
 use iscsi_target::scsi::reservations::Reservations;
-use iscsi_target::scsi::{Restored, StoreFailed, StoreFuture, UnitRecord, UnitStore};
+use iscsi_target::scsi::{MappingResources, Restored, StoreFailed, StoreFuture, UnitRecord, UnitStore};
 use raid_core::array::DocumentError;
 use raid_core::volume::Volume;
 use uuid::Uuid;
@@ -22,6 +22,8 @@ pub(crate) struct Backing {
     pub(crate) keeper: Arc<dyn UnitStore>,
     /// What was kept. The error is for a person: a disk whose reservations cannot be known must not be open to everybody.
     pub(crate) restore: Box<dyn Fn() -> Result<Restored, String>>,
+    /// How its space fares, where it is thin.
+    pub(crate) resources: Option<MappingResources>,
 }
 
 /// Keeps one volume's record.
@@ -113,7 +115,8 @@ pub(crate) fn backing(daemon: &Daemon, lun: &LunRecord) -> Option<Backing> {
         Some(daemon) => restored(&daemon.document(), volume),
         None => Err("labsand stops".to_owned()),
     };
-    Some(Backing { volume: backing, keeper: Arc::new(keeper), restore: Box::new(restore) })
+    let resources = daemon.spaces.resources(lun.array_uuid, &backing);
+    Some(Backing { volume: backing, keeper: Arc::new(keeper), restore: Box::new(restore), resources })
 }
 
 #[cfg(test)]

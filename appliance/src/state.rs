@@ -25,6 +25,7 @@ use crate::error::Failure;
 use crate::events::EventLog;
 use crate::redirects::Redirects;
 use crate::san::{LunRecord, SanDocument};
+use crate::space::Spaces;
 use crate::targets::Targets;
 
 /// The daemon's whole state.
@@ -44,6 +45,8 @@ pub(crate) struct Daemon {
     pub(crate) redirects: Redirects,
     /// What happened.
     pub(crate) events: EventLog,
+    /// How thin arrays fare with space.
+    pub(crate) spaces: Spaces,
     /// When it was started.
     pub(crate) started: Instant,
     /// Held while something is changed.
@@ -85,9 +88,10 @@ impl Daemon {
             workers,
             pool: BufferPool::new(memory),
             environment,
-            targets: Targets::new(config.sanitize_rate.map(|rate| rate.0)),
+            targets: Targets::new(config.sanitize_rate.map(|rate| rate.0), config.thin_warning.0),
             redirects: Redirects::new(&config),
             events: EventLog::new(),
+            spaces: Spaces::default(),
             started: Instant::now(),
             turn: tokio::sync::Mutex::new(()),
             stopping: AtomicBool::new(false),

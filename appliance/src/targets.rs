@@ -55,6 +55,7 @@ impl TargetsError {
 pub(crate) struct Targets {
     /// Of every unit.
     sanitize_rate: Option<NonZeroU64>,
+    thin_warning_percent: u8,
     registry: Arc<TargetRegistry>,
     server: Mutex<Option<TargetServer>>,
     units: Mutex<Vec<Weak<LogicalUnit>>>,
@@ -69,10 +70,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Targets {
-    /// `sanitize_rate`: bytes a second.
-    pub(crate) fn new(sanitize_rate: Option<NonZeroU64>) -> Self {
+    /// `sanitize_rate`: bytes a second. `thin_warning_percent`: of a unit's size.
+    pub(crate) fn new(sanitize_rate: Option<NonZeroU64>, thin_warning_percent: u8) -> Self {
         Self {
             sanitize_rate,
+            thin_warning_percent,
             registry: TargetRegistry::new(),
             server: Mutex::default(),
             units: Mutex::default(),
@@ -171,7 +173,7 @@ impl Targets {
     /// The logical unit of a volume, the same wherever it is mapped; with other rights it is seen in another way.
     /// The error is for a person.
     fn unit(&self, backing: Backing, read_only: bool) -> Result<Arc<LogicalUnit>, String> {
-        let Backing { volume, keeper, restore } = backing;
+        let Backing { volume, keeper, restore, resources } = backing;
         let mut units = lock(&self.units);
         units.retain(|unit| unit.strong_count() > 0);
         let known: Vec<_> =
@@ -179,8 +181,12 @@ impl Targets {
         if let Some(unit) = known.iter().find(|unit| unit.options().read_only == read_only) {
             return Ok(Arc::clone(unit));
         }
-        let options =
-            LuOptions { read_only, write_cache: volume.write_cache(), sanitize_rate: self.sanitize_rate };
+        let options = LuOptions {
+            read_only,
+            write_cache: volume.write_cache(),
+            sanitize_rate: self.sanitize_rate,
+            thin_warning_percent: self.thin_warning_percent,
+        };
         let unit = match known.first() {
             Some(other) => other.view(options),
             None => {
@@ -192,6 +198,8 @@ impl Targets {
                 let generation = lock(&self.generations).get(&uuid).copied().unwrap_or_default();
                 restored.reservations.generation = generation;
                 let unit = LogicalUnit::restored(volume, identity, options, keeper, restored);
+                // Before anybody knows it, so that nobody is told that it has become so.
+                unit.resources_measured(resources);
                 unit.go_on_sanitizing();
                 unit
             }

@@ -77,6 +77,17 @@ pub struct SpaceRun {
     pub mapped: bool,
 }
 
+/// The space that a device is still to be given as it is written, and the pool that this comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ThinSpace {
+    /// Bytes of the device that have no space behind them yet.
+    pub unallocated_bytes: u64,
+    /// Tells the pool from all others of this machine (a file system's st_dev). Devices of one pool compete for what is free.
+    pub pool: u64,
+    /// Bytes that the pool has left.
+    pub free_bytes: u64,
+}
+
 /// Random access to blocks. See the module's rules.
 pub trait BlockDevice: Send + Sync + fmt::Debug + 'static {
     /// What the device is now.
@@ -112,6 +123,12 @@ pub trait BlockDevice: Send + Sync + fmt::Debug + 'static {
     /// Devices that are not `thin` have nothing to do.
     fn provision(&self, _offset: u64, _length: u64) -> IoFuture<'_, Result<(), IoError>> {
         Box::pin(std::future::ready(Ok(())))
+    }
+
+    /// What is yet to be allocated, and how much is left for that; none where all of it is there already (`info().thin` is
+    /// false). An estimate, old as soon as it is told: others take from the pool too. Never asked in the data path.
+    fn thin_space(&self) -> IoFuture<'_, Result<Option<ThinSpace>, IoError>> {
+        Box::pin(std::future::ready(Ok(None)))
     }
 
     /// The longest write that [`BlockDevice::write_atomic`] takes, in bytes; a multiple of 4 KiB. 0: it takes none.

@@ -19,7 +19,7 @@ mod threads;
 mod uring;
 
 pub use buffer::{Buffer, BufferPool, PoolError};
-pub use device::{BlockDevice, DeviceInfo, Durability, IoFuture, ReadResult, SpaceRun, Zeroing};
+pub use device::{BlockDevice, DeviceInfo, Durability, IoFuture, ReadResult, SpaceRun, ThinSpace, Zeroing};
 pub use error::{IoError, IoErrorKind, IoOperation};
 pub use file::FileDevice;
 pub use memory::MemoryDevice;

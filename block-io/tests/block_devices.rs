@@ -245,6 +245,30 @@ fn a_full_file_system_is_no_space() {
 }
 
 #[test]
+fn what_is_not_allocated_yet_and_what_is_left_for_it_are_told() {
+    with_engines(async || {
+        let Some(mount) = Mount::tmpfs(8 * MIB) else { return };
+        let sparse =
+            |name: &str, size| FileDevice::create(mount.path().join(name), size, Allocation::Sparse).unwrap();
+        let (one, other) = (sparse("one", 16 * MIB), sparse("other", 2 * MIB));
+        let before = one.thin_space().await.unwrap().unwrap();
+        assert_eq!((before.unallocated_bytes, before.free_bytes), (16 * MIB, 8 * MIB));
+        let beside = other.thin_space().await.unwrap().unwrap();
+        assert_eq!((beside.unallocated_bytes, beside.pool), (2 * MIB, before.pool), "they compete for it");
+        one.provision(0, 3 * MIB).await.unwrap();
+        let after = one.thin_space().await.unwrap().unwrap();
+        assert_eq!((after.unallocated_bytes, after.free_bytes), (13 * MIB, 5 * MIB));
+        let full = FileDevice::create(mount.path().join("full"), 2 * MIB, Allocation::Full).unwrap();
+        assert_eq!(full.thin_space().await.unwrap(), None, "it has all that it may ask for");
+        full.discard(0, MIB).await.unwrap();
+        assert_eq!(full.thin_space().await.unwrap().map(|space| space.unallocated_bytes), Some(MIB));
+        let Some(elsewhere) = Mount::tmpfs(8 * MIB) else { return };
+        let away = FileDevice::create(elsewhere.path().join("away"), MIB, Allocation::Sparse).unwrap();
+        assert_ne!(away.thin_space().await.unwrap().unwrap().pool, before.pool);
+    });
+}
+
+#[test]
 fn the_last_region_that_fits_is_provisioned_exactly() {
     with_engines(async || {
         let Some(mount) = Mount::tmpfs(MIB / 2) else { return };

@@ -26,7 +26,8 @@ const ANY_MEMBER_BYTES: u64 = 1 << 40;
 pub(crate) async fn list(daemon: &Daemon) -> Arrays {
     let mut arrays = Vec::new();
     for (name, array) in daemon.arrays() {
-        arrays.push(engine::array(&name, &array.status().await));
+        let shortage = daemon.spaces.shortage(array.uuid());
+        arrays.push(engine::array(&name, &array.status().await, shortage.as_ref()));
     }
     Arrays { arrays, refused: daemon.state().refused.clone() }
 }
@@ -34,7 +35,8 @@ pub(crate) async fn list(daemon: &Daemon) -> Arrays {
 /// One array.
 pub(crate) async fn show(daemon: &Daemon, name: &str) -> Result<Array, Failure> {
     let array = daemon.array(name)?;
-    Ok(engine::array(name, &array.status().await))
+    let shortage = daemon.spaces.shortage(array.uuid());
+    Ok(engine::array(name, &array.status().await, shortage.as_ref()))
 }
 
 /// Make an array. Everything is checked before the first byte is written; files made for it go again if it fails.

@@ -11,7 +11,7 @@ use crate::{engine, scan};
 pub(crate) async fn list(daemon: &Daemon) -> Disks {
     let mut disks = Vec::new();
     for (name, array) in daemon.arrays() {
-        for member in engine::array(&name, &array.status().await).members {
+        for member in engine::array(&name, &array.status().await, None).members {
             let Some(path) = member.path else { continue };
             let size_bytes = size_of(&path);
             let usage = DiskUse::Member { array: name.clone(), slot: member.slot, state: member.state };

@@ -23,7 +23,7 @@ pub use probe::DeviceIdentity;
 use crate::reactor::{Failure, Operation, Request, transfer};
 use crate::{
     BlockDevice, Buffer, DeviceInfo, Durability, IoError, IoErrorKind, IoFuture, IoOperation, ReadResult,
-    Zeroing, threads,
+    ThinSpace, Zeroing, threads,
 };
 use space::{Space, SpaceError};
 
@@ -291,6 +291,22 @@ impl BlockDevice for FileDevice {
             }
             let allocated = self.change_space(Space::provision, offset, length).await;
             allocated.map_err(|error| self.space_error(error, IoOperation::Provision, offset, length))
+        })
+    }
+
+    fn thin_space(&self) -> IoFuture<'_, Result<Option<ThinSpace>, IoError>> {
+        Box::pin(async move {
+            let DeviceIdentity::File { device: pool, .. } = self.identity else { return Ok(None) };
+            if !self.space.is_thin() {
+                return Ok(None);
+            }
+            let space = Arc::clone(&self.space);
+            // A file system on a network may take its time to say.
+            let room = threads::blocking(move || space.room()).await;
+            let (unallocated_bytes, free_bytes) = room.map_err(|error| {
+                self.errno(error.raw_os_error().unwrap_or(libc::EIO), IoOperation::Provision, 0, 0)
+            })?;
+            Ok(Some(ThinSpace { unallocated_bytes, pool, free_bytes }))
         })
     }
 }

@@ -170,7 +170,7 @@ fn allocate(file: &File, size_bytes: u64, allocation: Allocation) -> io::Result<
 }
 
 /// What an ordinary user may still allocate where the file lies.
-fn available_bytes(file: &File) -> io::Result<u64> {
+pub(super) fn available_bytes(file: &File) -> io::Result<u64> {
     let space = fstatvfs(file)?;
     // Memory file systems without a limit report no blocks at all.
     if space.blocks() == 0 {

@@ -8,11 +8,14 @@
 //!   blocks may read as anything; PUNCH_HOLE there is refused rather than done slowly (`block/fops.c`).
 
 use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
+
+use super::open::available_bytes;
 
 /// Unit of provisioning: one allocation serves this many bytes of first writes.
 const MIN_REGION_BYTES: u64 = 1 << 20;
@@ -82,6 +85,13 @@ impl Space {
     /// The hot path of provisioning: a few atomic loads.
     pub(super) fn is_provisioned(&self, offset: u64, length: u64) -> bool {
         self.provisioned.as_ref().is_none_or(|map| map.contains(offset, length))
+    }
+
+    /// How many bytes of the file have no block behind them, and how many the file system has left. Blocks that the file system
+    /// keeps for itself (a sparse file's map of extents) make it a little less than there are.
+    pub(super) fn room(&self) -> std::io::Result<(u64, u64)> {
+        let allocated = self.file.metadata()?.blocks().saturating_mul(512);
+        Ok((self.size_bytes.saturating_sub(allocated), available_bytes(&self.file)?))
     }
 
     /// Make a range read as zeros.

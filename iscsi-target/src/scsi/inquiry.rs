@@ -16,12 +16,13 @@ pub(crate) fn ascii<const N: usize>(text: &str) -> [u8; N] {
     field
 }
 
-/// Standard data or a VPD page.
+/// Standard data or a VPD page. `is_thin`: there are thresholds of provisioning.
 pub(crate) fn inquiry(
     cdb: Cdb<'_>,
     identity: &LuIdentity,
     device: &dyn BlockDevice,
     nexus: &Nexus,
+    is_thin: bool,
 ) -> Result<ScsiResponse, Sense> {
     let (vital, page, length) = (cdb.byte(1) & 1 != 0, cdb.byte(2), usize::from(cdb.u16(3)));
     // CMDDT has been obsolete since SPC-3.
@@ -29,7 +30,7 @@ pub(crate) fn inquiry(
         return Err(Sense::INVALID_FIELD);
     }
     let data = if vital {
-        vpd::page(page, identity, device, nexus).ok_or(Sense::INVALID_FIELD)?
+        vpd::page(page, identity, device, nexus, is_thin).ok_or(Sense::INVALID_FIELD)?
     } else {
         standard(&identity.product, 0x00)
     };

@@ -20,7 +20,8 @@ use super::nexus::Attentions;
 use super::ports::{self, TargetPort};
 use super::reservations::Reservations;
 use super::sanitize::Sanitizing;
-use super::{Failure, Nexus, ScsiCommand, ScsiResponse, Sense, Status, capacity, inquiry, mode, report};
+use super::thin::Watch;
+use super::{Failure, Nexus, ScsiCommand, ScsiResponse, Sense, Status, capacity, inquiry, log, mode, report};
 
 /// Who a logical unit is, on every path and for good.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,12 +43,17 @@ pub struct LuOptions {
     pub write_cache: bool,
     /// SANITIZE overwrites no more bytes than this a second, so that others get at the disks. None: as fast as it can.
     pub sanitize_rate: Option<NonZeroU64>,
+    /// Where the unit is thin: initiators are told when no more than so much of its size can still be mapped, though others
+    /// may ask for more. 0: not until one of them sets a threshold.
+    pub thin_warning_percent: u8,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct State {
     pub(super) attentions: Attentions,
-    mode: ModeState,
+    pub(super) mode: ModeState,
+    /// How its space fares.
+    pub(super) thin: Watch,
     /// By RESERVE of SPC-2.
     pub(super) reserved_by: Option<Nexus>,
     pub(super) reservations: Reservations,
@@ -226,6 +232,7 @@ impl LogicalUnit {
     /// A logical unit reset (SAM-5 clause 6.3.3). Everyone is told, whoever asked for it too; persistent reservations stay.
     pub(crate) fn reset(&self) {
         let mut state = self.state();
+        state.reset_thresholds();
         state.mode = ModeState::default();
         state.reserved_by = None;
         drop(state);
@@ -264,13 +271,14 @@ impl LogicalUnit {
         self.shared.exceptional.load(Ordering::Acquire) && self.state().mode.descriptor_sense
     }
 
-    fn facts(&self) -> ModeFacts {
+    fn facts(&self, state: &State) -> ModeFacts {
         let info = self.device.info();
         ModeFacts {
             read_only: self.options.read_only || info.read_only,
             write_cache: self.options.write_cache,
             blocks: capacity::blocks(&info),
             block_bytes: info.logical_block_bytes,
+            thresholds: state.thin.resources.map(|_| self.default_thresholds().0),
         }
     }
 
@@ -293,7 +301,7 @@ impl LogicalUnit {
             let ordinary = state.attentions.is_empty()
                 && state.reserved_by.is_none()
                 && state.reservations.reservation.is_none()
-                && state.mode == ModeState::default();
+                && state.mode.is_ordinary();
             if ordinary {
                 // Whoever makes it exceptional again sets this under the same lock.
                 self.shared.exceptional.store(false, Ordering::Release);
@@ -361,11 +369,16 @@ impl LogicalUnit {
         let cdb = Cdb(&command.cdb);
         let info = self.device.info();
         Ok(match known.operation {
-            Operation::Inquiry => inquiry::inquiry(cdb, &self.identity, &*self.device, nexus)?,
+            Operation::Inquiry => {
+                inquiry::inquiry(cdb, &self.identity, &*self.device, nexus, self.is_thin())?
+            }
             Operation::ReadCapacity10 => capacity::read_capacity_10(cdb, &info)?,
             Operation::ReadCapacity16 => capacity::read_capacity_16(cdb, &info)?,
             Operation::GetLbaStatus => capacity::get_lba_status(cdb, &*self.device)?,
-            Operation::ModeSense => mode::sense(cdb, self.facts(), self.state().mode)?,
+            Operation::ModeSense => {
+                let state = self.state();
+                mode::sense(cdb, self.facts(&state), state.mode)?
+            }
             Operation::ModeSelect => self.mode_select(nexus, cdb, command)?,
             Operation::RequestSense => self.request_sense(nexus, cdb),
             Operation::Release => self.release(nexus)?,
@@ -375,7 +388,10 @@ impl LogicalUnit {
                 ScsiResponse::parameters(ports::report(cdb, &self.each_port())?, cdb.u32(6) as usize)
             }
             Operation::SetPortGroups => self.set_port_groups(nexus, cdb, command)?,
-            Operation::LogSense => report::log_sense(cdb)?,
+            Operation::LogSense => {
+                let resources = self.state().thin.resources;
+                log::sense(cdb, resources.map(|resources| (resources, self.default_thresholds().1)))?
+            }
             Operation::ReadDefectData => report::defects(cdb),
             // The default self-test is passed; others are not there (SPC-4).
             Operation::SendDiagnostic if cdb.byte(1) & 0xe4 != 4 && cdb.byte(1) & 0xe0 != 0 => {
@@ -413,13 +429,15 @@ impl LogicalUnit {
         command: &ScsiCommand,
     ) -> Result<ScsiResponse, Failure> {
         let mut state = self.state();
-        let new = mode::select(cdb, &command.data_out, self.facts(), state.mode)?;
+        let new = mode::select(cdb, &command.data_out, self.facts(&state), state.mode)?;
         let changed = new != state.mode;
-        state.mode = new;
+        let old = std::mem::replace(&mut state.mode, new);
         if changed {
             // Also makes the mode visible to `gates` and `descriptor_sense`.
             state.attentions.raise(Sense::MODE_CHANGED, Some(nexus));
             self.make_exceptional();
+            state.thresholds_set(nexus, old.thresholds, self.default_thresholds().0);
+            self.watch(&mut state);
         }
         drop(state);
         let wanted = if cdb.opcode() == 0x15 { usize::from(cdb.byte(4)) } else { usize::from(cdb.u16(7)) };

@@ -10,6 +10,7 @@ pub mod command_table;
 mod copy;
 mod inquiry;
 mod keeping;
+mod log;
 mod logical_unit;
 mod lun_map;
 mod lun_views;
@@ -22,6 +23,7 @@ pub mod reservations;
 mod reserving;
 mod sanitize;
 mod sense;
+mod thin;
 mod vpd;
 mod write_atomic;
 mod zeroing;
@@ -43,6 +45,7 @@ pub(crate) use nexus::PORTAL_GROUP_TAG;
 pub use ports::{AccessState, TargetPort};
 pub use sanitize::{Interrupted, SanitizeRecord};
 pub use sense::Sense;
+pub use thin::MappingResources;
 
 /// SCSI status codes (SAM-5 table 40).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,9 +1,10 @@
 //! MODE SENSE and MODE SELECT (SPC-4; SBC-3).
 //!
-//! Two things can be changed: D_SENSE (descriptor sense data) and SWP (software write protect), both in the control
-//! mode page.
+//! What can be changed: D_SENSE (descriptor sense data) and SWP (software write protect) in the control mode page, and the thresholds
+//! of thin units (`thin`). Nothing is saved.
 
 use super::cdb::Cdb;
+use super::thin::Thresholds;
 use super::{ScsiResponse, Sense};
 
 /// What a mode page depends on.
@@ -11,6 +12,15 @@ use super::{ScsiResponse, Sense};
 pub(crate) struct ModeState {
     pub(crate) descriptor_sense: bool,
     pub(crate) write_protect: bool,
+    /// Where somebody has set them.
+    pub(crate) thresholds: Option<Thresholds>,
+}
+
+impl ModeState {
+    /// Nothing that commands have to mind.
+    pub(crate) fn is_ordinary(&self) -> bool {
+        !self.descriptor_sense && !self.write_protect
+    }
 }
 
 /// What does not change.
@@ -20,22 +30,39 @@ pub(crate) struct ModeFacts {
     pub(crate) write_cache: bool,
     pub(crate) blocks: u64,
     pub(crate) block_bytes: u32,
+    /// The thresholds of a thin unit while nobody has set others.
+    pub(crate) thresholds: Option<Thresholds>,
 }
 
-const PAGES: [u8; 4] = [0x01, 0x08, 0x0a, 0x1c];
+/// Pages and subpages, in the order in which they are told.
+const PAGES: [(u8, u8); 5] = [(0x01, 0), (0x08, 0), (0x0a, 0), (0x1c, 0), PROVISIONING];
+const PROVISIONING: (u8, u8) = (0x1c, 0x02);
+const ALL_PAGES: u8 = 0x3f;
+const ALL_SUBPAGES: u8 = 0xff;
+/// SPF: a page has a subpage number and a longer header.
+const SUBPAGE_FORMAT: u8 = 0x40;
 const DESCRIPTOR_SENSE: u8 = 0x04;
 const WRITE_PROTECT: u8 = 0x08;
 
+/// PC: which values are asked for.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Control {
+pub(crate) enum Control {
     Current,
     Changeable,
     Default,
 }
 
-/// A page with its header.
-fn page(number: u8, control: Control, facts: ModeFacts, state: ModeState) -> Vec<u8> {
+/// A page with its header; none if the unit has no such page.
+fn page(number: (u8, u8), control: Control, facts: ModeFacts, state: ModeState) -> Option<Vec<u8>> {
     let state = if control == Control::Default { ModeState::default() } else { state };
+    match number {
+        PROVISIONING => Some(state.thresholds.unwrap_or(facts.thresholds?).page(control)),
+        (number, 0) => Some(short_page(number, control, facts, state)),
+        _ => None,
+    }
+}
+
+fn short_page(number: u8, control: Control, facts: ModeFacts, state: ModeState) -> Vec<u8> {
     let changeable = control == Control::Changeable;
     let mut bytes = match number {
         0x01 => vec![0; 12],
@@ -70,18 +97,17 @@ pub(crate) fn sense(cdb: Cdb<'_>, facts: ModeFacts, state: ModeState) -> Result<
         _ => return Err(Sense::NO_SAVING),
     };
     let (number, subpage) = (cdb.byte(2) & 0x3f, cdb.byte(3));
-    let numbers: &[u8] = match (number, subpage) {
-        (0x3f, 0 | 0xff) => &PAGES,
-        (number, 0 | 0xff) => PAGES
-            .iter()
-            .position(|page| *page == number)
-            .map(|at| &PAGES[at..=at])
-            .ok_or(Sense::INVALID_FIELD)?,
-        _ => return Err(Sense::INVALID_FIELD),
+    let wanted = |(page, sub): &(u8, u8)| {
+        let all = number == ALL_PAGES && matches!(subpage, 0 | ALL_SUBPAGES);
+        (all || *page == number) && (subpage == ALL_SUBPAGES || *sub == subpage)
     };
+    let pages = PAGES.into_iter().filter(wanted).filter_map(|number| page(number, control, facts, state));
+    let pages: Vec<u8> = pages.flatten().collect();
+    if pages.is_empty() {
+        return Err(Sense::INVALID_FIELD);
+    }
     let long_descriptor = !short && cdb.byte(1) & 0x10 != 0;
     let descriptor = if cdb.byte(1) & 0x08 != 0 { Vec::new() } else { descriptor(facts, long_descriptor) };
-    let pages: Vec<u8> = numbers.iter().flat_map(|number| page(*number, control, facts, state)).collect();
     // WP, and DPOFUA: both bits are honoured.
     let specific = if facts.read_only || state.write_protect { 0x90 } else { 0x10 };
     let mut data = if short {
@@ -142,8 +168,13 @@ pub(crate) fn select(
     };
     let mut pages = list.get(header + descriptors..).ok_or(Sense::PARAMETER_LENGTH)?;
     let mut new = state;
-    while let [number, length, ..] = *pages {
-        let (number, whole) = (number & 0x3f, usize::from(length) + 2);
+    while let [first, second, ..] = *pages {
+        let (number, whole) = if first & SUBPAGE_FORMAT == 0 {
+            ((first & 0x3f, 0), usize::from(second) + 2)
+        } else {
+            let length = pages.get(2..4).ok_or(Sense::PARAMETER_LENGTH)?;
+            ((first & 0x3f, second), usize::from(u16::from_be_bytes([length[0], length[1]])) + 4)
+        };
         let given = pages.get(..whole).ok_or(Sense::PARAMETER_LENGTH)?;
         new = select_page(number, given, facts, new)?;
         pages = &pages[whole..];
@@ -151,12 +182,21 @@ pub(crate) fn select(
     if pages.is_empty() { Ok(new) } else { Err(Sense::PARAMETER_LENGTH) }
 }
 
-fn select_page(number: u8, given: &[u8], facts: ModeFacts, state: ModeState) -> Result<ModeState, Sense> {
-    if !PAGES.contains(&number) || given[0] & 0x40 != 0 {
+fn select_page(
+    number: (u8, u8),
+    given: &[u8],
+    facts: ModeFacts,
+    state: ModeState,
+) -> Result<ModeState, Sense> {
+    let page = |control| {
+        let there = PAGES.contains(&number).then(|| page(number, control, facts, state));
+        there.flatten().ok_or(Sense::INVALID_PARAMETER)
+    };
+    let (current, changeable) = (page(Control::Current)?, page(Control::Changeable)?);
+    // A page 00h in subpage format is none either.
+    if (given[0] ^ current[0]) & SUBPAGE_FORMAT != 0 {
         return Err(Sense::INVALID_PARAMETER);
     }
-    let current = page(number, Control::Current, facts, state);
-    let changeable = page(number, Control::Changeable, facts, state);
     if given.len() != current.len() {
         return Err(Sense::INVALID_PARAMETER);
     }
@@ -164,11 +204,15 @@ fn select_page(number: u8, given: &[u8], facts: ModeFacts, state: ModeState) -> 
     if !fixed {
         return Err(Sense::INVALID_PARAMETER);
     }
-    if number != 0x0a {
-        return Ok(state);
-    }
-    Ok(ModeState {
-        descriptor_sense: given[2] & DESCRIPTOR_SENSE != 0,
-        write_protect: given[4] & WRITE_PROTECT != 0,
+    Ok(match number {
+        PROVISIONING if given[2..] != current[2..] => {
+            ModeState { thresholds: Thresholds::of_page(given), ..state }
+        }
+        (0x0a, 0) => ModeState {
+            descriptor_sense: given[2] & DESCRIPTOR_SENSE != 0,
+            write_protect: given[4] & WRITE_PROTECT != 0,
+            ..state
+        },
+        _ => state,
     })
 }

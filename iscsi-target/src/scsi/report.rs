@@ -1,4 +1,4 @@
-//! Answers about the device server itself: opcodes, task management functions, logs, defects (SPC-4, SBC-3).
+//! Answers about the device server itself: opcodes, task management functions, defects (SPC-4, SBC-3).
 
 use super::cdb::Cdb;
 use super::command_table::{Command, all, of_opcode};
@@ -71,14 +71,6 @@ pub(crate) fn task_management(cdb: Cdb<'_>) -> ScsiResponse {
     data[0] = 0xda;
     data[3] = (data.len() - 4) as u8;
     ScsiResponse::parameters(data, cdb.u32(6) as usize)
-}
-
-/// LOG SENSE: the list of supported pages, which is page 0 alone.
-pub(crate) fn log_sense(cdb: Cdb<'_>) -> Result<ScsiResponse, Sense> {
-    if cdb.byte(2) & 0x3f != 0 || cdb.byte(3) != 0 || cdb.byte(1) & 1 != 0 {
-        return Err(Sense::INVALID_FIELD);
-    }
-    Ok(ScsiResponse::parameters(vec![0, 0, 0, 1, 0], usize::from(cdb.u16(7))))
 }
 
 /// Defect lists are empty: members repair themselves.

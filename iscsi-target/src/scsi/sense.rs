@@ -92,6 +92,10 @@ impl Sense {
     pub const REGISTRATIONS_PREEMPTED: Self = Self::new(UNIT_ATTENTION, 0x2a, 0x05);
     /// CAPACITY DATA HAS CHANGED.
     pub const CAPACITY_CHANGED: Self = Self::new(UNIT_ATTENTION, 0x2a, 0x09);
+    /// INQUIRY DATA HAS CHANGED.
+    pub const INQUIRY_CHANGED: Self = Self::new(UNIT_ATTENTION, 0x3f, 0x03);
+    /// THIN PROVISIONING SOFT THRESHOLD REACHED.
+    pub const SOFT_THRESHOLD: Self = Self::new(UNIT_ATTENTION, 0x38, 0x07);
     /// REPORTED LUNS DATA HAS CHANGED.
     pub const LUNS_CHANGED: Self = Self::new(UNIT_ATTENTION, 0x3f, 0x0e);
 

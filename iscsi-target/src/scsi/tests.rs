@@ -15,6 +15,7 @@ mod masking;
 mod reservations;
 mod sanitizing;
 mod sanitizing_kept;
+mod thin;
 mod third_party;
 
 const BLOCKS: u64 = 2048;
@@ -57,7 +58,10 @@ fn run<R>(work: impl Future<Output = R>) -> R {
 
 impl Bench {
     fn new(options: LuOptions) -> Self {
-        let device = MemoryDevice::new("memory", BLOCKS as usize * 512);
+        Self::over(MemoryDevice::new("memory", BLOCKS as usize * 512), options)
+    }
+
+    fn over(device: MemoryDevice, options: LuOptions) -> Self {
         let identity = LuIdentity {
             uuid: Uuid::from_u128(0x0011_2233_4455_6677_8899_aabb_ccdd_eeff),
             serial: "SERIAL0001".to_owned(),

@@ -2,8 +2,10 @@
 
 use block_io::{BlockDevice, DeviceInfo};
 
+use super::capacity::blocks;
 use super::inquiry::VENDOR;
 use super::medium::{MAX_COMPARE_BLOCKS, MAX_TRANSFER_BYTES};
+use super::thin::threshold_exponent;
 use super::zeroing::{MAX_UNMAP_BYTES, MAX_UNMAP_DESCRIPTORS, MAX_WRITE_SAME_BYTES};
 use super::{LuIdentity, Nexus, copy, write_atomic};
 
@@ -21,6 +23,7 @@ pub(crate) fn page(
     identity: &LuIdentity,
     device: &dyn BlockDevice,
     nexus: &Nexus,
+    is_thin: bool,
 ) -> Option<Vec<u8>> {
     let info = &device.info();
     let body = match number {
@@ -31,7 +34,7 @@ pub(crate) fn page(
         0x8f => copy::third_party_page(),
         0xb0 => block_limits(info, write_atomic::limits(device)),
         0xb1 => block_characteristics(info),
-        0xb2 => provisioning(info),
+        0xb2 => provisioning(info, is_thin),
         _ => return None,
     };
     let mut data = vec![0x00, number];
@@ -120,9 +123,13 @@ fn block_characteristics(info: &DeviceInfo) -> Vec<u8> {
     body
 }
 
-/// LBPU, LBPWS, LBPWS10 and LBPRZ where unmapping works; unmapped blocks read as zeros.
-fn provisioning(info: &DeviceInfo) -> Vec<u8> {
+/// LBPU, LBPWS, LBPWS10 and LBPRZ where unmapping works; unmapped blocks read as zeros. THRESHOLD EXPONENT where there are
+/// thresholds.
+fn provisioning(info: &DeviceInfo, is_thin: bool) -> Vec<u8> {
     let mut body = vec![0; 4];
+    if is_thin {
+        body[0] = threshold_exponent(blocks(info), info.logical_block_bytes);
+    }
     if info.discard {
         body[1] = 0xe4;
         body[2] = 2;

@@ -7,6 +7,7 @@
 //! - `dirty`, `bitmap_io`: which regions may be out of sync, in memory and on the members.
 //! - `written`, `written_io`: which regions were ever written, in memory and on the members.
 //! - `table`, `metadata`, `failure`: who plays which role, and how a change of roles is made durable.
+//! - `space`: how much more can be mapped where members are thin.
 //! - `keeper`, `rebuild`: what goes on in the background.
 //! - `create`, `assemble`, `examine`, `control`, `volumes`, `status`: what the daemon asks for.
 
@@ -30,6 +31,7 @@ mod parity_write;
 mod read;
 mod rebuild;
 mod settle;
+mod space;
 mod status;
 mod stripe_io;
 mod table;
@@ -54,6 +56,7 @@ pub use create::{CreateError, CreateSpec, create};
 pub use examine::{Examination, ExaminedMember, examine};
 pub use journal::{ChunkTooLarge, JournalError};
 pub use metadata::DocumentError;
+pub use space::{ArraySpace, ThinMember};
 pub use status::{Activity, ActivityKind, ArrayEvent, ArrayState, ArrayStatus, MemberState, MemberStatus};
 pub use volumes::VolumeError;
 
@@ -183,6 +186,11 @@ impl BlockDevice for Array {
 }
 
 impl Array {
+    /// See [`Volume::mapped_bytes`].
+    pub(crate) fn mapped_bytes(&self, offset: u64, length: u64) -> u64 {
+        self.core.mapped_bytes(offset, length)
+    }
+
     /// The same for data that lies in several places: all of it or none.
     pub(crate) async fn write_atomic_parts(&self, parts: Vec<(u64, Bytes)>) -> Result<(), IoError> {
         self.core.write_atomic(parts).await

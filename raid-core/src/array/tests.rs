@@ -17,6 +17,7 @@ mod half_written;
 mod hanging;
 mod late_reads;
 mod replayed;
+mod space;
 mod stalls;
 mod unreadable;
 mod written;
@@ -44,6 +45,8 @@ struct Faulty {
     /// What a write of these ranges ends in.
     unwritable: Arc<Mutex<Vec<Unwritable>>>,
     full: Arc<AtomicBool>,
+    /// What it says of its pool.
+    room: Arc<Mutex<Option<block_io::ThinSpace>>>,
     /// Writes of data that begins with this byte take a second. 0: none.
     slow: Arc<AtomicU8>,
     /// Reads take ten seconds, and give what is there then.
@@ -68,6 +71,7 @@ impl Faulty {
             timeouts: Arc::default(),
             unwritable: Arc::default(),
             full: Arc::default(),
+            room: Arc::default(),
             slow: Arc::default(),
             late: Arc::default(),
             moved: Arc::default(),
@@ -179,6 +183,13 @@ impl BlockDevice for Faulty {
 
     fn discard(&self, offset: u64, length: u64) -> IoFuture<'_, Result<(), IoError>> {
         self.zero(offset, length, Durability::Durable)
+    }
+
+    fn thin_space(&self) -> IoFuture<'_, Result<Option<block_io::ThinSpace>, IoError>> {
+        Box::pin(async move {
+            self.check(IoOperation::Provision, 0, 0)?;
+            Ok(*self.room.lock().unwrap())
+        })
     }
 
     fn provision(&self, offset: u64, length: u64) -> IoFuture<'_, Result<(), IoError>> {

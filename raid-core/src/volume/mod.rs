@@ -88,6 +88,13 @@ impl Volume {
         self.in_force.load().record.clone()
     }
 
+    /// Its bytes that take space, as far as that is known: what is only in the journal yet is not counted.
+    pub fn mapped_bytes(&self) -> u64 {
+        let in_force = self.in_force.load();
+        let pieces = extents::locate(&in_force.record.extents, 0, in_force.record.size_bytes);
+        pieces.into_iter().map(|(at, length)| self.array.mapped_bytes(at, length)).sum()
+    }
+
     /// Put another record in force. Operations that began under earlier ones may still be under way.
     pub(crate) fn set_record(&self, record: VolumeRecord) {
         let (end, ended) = oneshot::channel();

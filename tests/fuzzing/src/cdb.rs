@@ -7,7 +7,7 @@ use std::sync::Arc;
 use block_io::MemoryDevice;
 use bytes::Bytes;
 use iscsi_target::scsi::command_table::{self, Operation};
-use iscsi_target::scsi::{LuOptions, LunMap, Nexus, ScsiCommand, ScsiResponse, Status};
+use iscsi_target::scsi::{LuOptions, LunMap, MappingResources, Nexus, ScsiCommand, ScsiResponse, Status};
 use smallvec::SmallVec;
 
 use crate::input::Input;
@@ -33,8 +33,14 @@ pub(crate) fn run(bytes: &[u8]) {
     let kinds = [(512, false, false), (512, true, false), (4096, false, true)];
     let mut devices = Vec::new();
     for (number, (block_bytes, read_only, write_cache)) in kinds.into_iter().enumerate() {
-        let options = LuOptions { read_only, write_cache, sanitize_rate: None };
+        let options = LuOptions { read_only, write_cache, ..LuOptions::default() };
         let (device, unit) = units::unit(number as u8, block_bytes, options);
+        // One has thresholds of its space.
+        unit.resources_measured(write_cache.then_some(MappingResources {
+            available_bytes: 1 << 20,
+            used_bytes: 0,
+            overcommitted: true,
+        }));
         luns.insert(number as u16, Arc::clone(&unit)).unwrap();
         devices.push(device);
     }

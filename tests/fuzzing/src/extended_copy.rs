@@ -24,7 +24,7 @@ pub(crate) fn run(bytes: &[u8]) {
     let mut devices = Vec::new();
     for (number, block_bytes) in BLOCK_BYTES.into_iter().enumerate() {
         let options =
-            LuOptions { read_only: number == READ_ONLY, write_cache: number == 1, sanitize_rate: None };
+            LuOptions { read_only: number == READ_ONLY, write_cache: number == 1, ..LuOptions::default() };
         let (device, unit) = units::unit(number as u8, block_bytes as u32, options);
         luns.insert(number as u16, Arc::clone(&unit)).unwrap();
         devices.push(device);
