@@ -129,7 +129,7 @@ pub(crate) async fn deny(daemon: &Daemon, iqn: &str, request: AccessChange) -> R
 async fn and_sessions_ended(daemon: &Daemon, iqn: &str, done: Done) -> Done {
     let dropped = daemon.targets.drop_shut_out(iqn).await;
     let message = format!("{}; {dropped} session(s) ended", done.message);
-    Done { message, changed: done.changed || dropped > 0, ..done }
+    Done { message, changed: done.changed || dropped > 0 }
 }
 
 fn account(account: ChapAccount) -> Account {
