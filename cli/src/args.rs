@@ -371,7 +371,7 @@ mod tests {
             "target chap iqn.2026-11.org.labsan:x --user u --secret-file f --mutual t --mutual-secret-file g",
             "target chap iqn.2026-11.org.labsan:x --off",
             "target chap iqn.2026-11.org.labsan:x --add --user u --secret-file -",
-            "target chap iqn.2026-11.org.labsan:x --remove u",
+            "target chap iqn.2026-11.org.labsan:x --remove u --drop-sessions",
             "target allow iqn.2026-11.org.labsan:x * --loopback-only",
             "target allow iqn.2026-11.org.labsan:x --initiator * --account u --network 10.0.0.0/8 --portal 10.0.0.9",
             "target allow iqn.2026-11.org.labsan:x --account u",

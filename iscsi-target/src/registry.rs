@@ -232,13 +232,17 @@ impl TargetRegistry {
         Ok(())
     }
 
-    /// The sessions of a target of which its access rules would not let every connection in now.
+    /// The sessions of a target of which not every connection would be let in now: by its access rules, and by what it has
+    /// proved.
     pub fn shut_out(&self, name: &str) -> Vec<SessionInfo> {
         let Ok(target) = self.target(name) else { return Vec::new() };
         let mut sessions = self.sessions();
         let rules = lock(&target.rules);
         sessions.retain(|session| {
-            let let_in = |connection| rules.let_in(&session.initiator, connection);
+            let let_in = |connection: &Connected| {
+                rules.let_in(&session.initiator, connection)
+                    && rules.has_proved(connection.account.as_deref())
+            };
             session.target.as_ref() == Some(&target.name) && !session.connections.iter().all(let_in)
         });
         sessions

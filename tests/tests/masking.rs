@@ -78,5 +78,14 @@ fn two_nodes_share_a_volume_under_different_numbers_and_a_third_sees_nothing() -
     raidctl(&lab, &["target", "deny", IQN, &name("c"), "--drop-sessions"])?;
     ensure!(ready(&mut c).is_err(), "its session has ended");
     ensure!(node(&lab, "c", 0).is_err() && ready(&mut a).is_ok(), "and nobody else's");
+    // What is asked of whoever logs in from now on is asked of those who are in only if that is meant.
+    let secret = lab.dir().join("secret");
+    std::fs::write(&secret, "sixteen-or-more-of-them")?;
+    let secret = secret.to_string_lossy();
+    let chap = ["target", "chap", IQN, "--user", "u", "--secret-file", &secret];
+    raidctl(&lab, &chap)?;
+    ensure!(ready(&mut a).is_ok() && node(&lab, "b", 0).is_err());
+    raidctl(&lab, &[&chap[..], &["--drop-sessions"]].concat())?;
+    ensure!(ready(&mut a).is_err(), "it has proved nothing");
     Ok(())
 }

@@ -34,7 +34,7 @@ pub const TARGET_ALLOW: &str = "/v1/targets/{iqn}/allow";
 pub const TARGET_DENY: &str = "/v1/targets/{iqn}/deny";
 /// `PUT` [`SetChap`](crate::target::SetChap); `POST` [`ChapAccount`](crate::target::ChapAccount): one more, or another secret.
 pub const TARGET_CHAP: &str = "/v1/targets/{iqn}/chap";
-/// `DELETE`.
+/// `DELETE`, query [`RemoveAccount`](crate::target::RemoveAccount).
 pub const TARGET_ACCOUNT: &str = "/v1/targets/{iqn}/chap/{user}";
 /// PUT.
 pub const TARGET_STATE: &str = "/v1/targets/{iqn}/state";

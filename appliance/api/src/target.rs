@@ -266,6 +266,18 @@ pub struct SetChap {
     /// How the target proves itself in return.
     #[serde(default)]
     pub mutual: Option<ChapAccount>,
+    /// Also end the sessions that would not be let in any more.
+    #[serde(default)]
+    pub drop_sessions: bool,
+}
+
+/// Query of `DELETE .../chap/{user}`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RemoveAccount {
+    /// Also end the sessions that logged in by it.
+    #[serde(default)]
+    pub drop_sessions: bool,
 }
 
 /// Body of `POST /v1/luns`.
@@ -346,7 +358,7 @@ mod tests {
     fn secrets_do_not_reach_logs() {
         let chap = SetChap {
             accounts: vec![ChapAccount { user: "node1".into(), secret: "a secret of mine".into() }],
-            mutual: None,
+            ..SetChap::default()
         };
         let text = format!("{chap:?}");
         assert!(text.contains("node1") && !text.contains("secret of mine"), "{text}");

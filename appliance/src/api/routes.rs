@@ -15,7 +15,7 @@ use labsan_api::event::{EventQuery, MAX_WAIT_SECONDS};
 use labsan_api::paths;
 use labsan_api::reservation::ReservationQuery;
 use labsan_api::target::{
-    AccessChange, ChapAccount, CreateTarget, LunPlace, MapLun, SetChap, SetPathState, Unmask,
+    AccessChange, ChapAccount, CreateTarget, LunPlace, MapLun, RemoveAccount, SetChap, SetPathState, Unmask,
 };
 use labsan_api::volume::{CreateVolume, ResizeVolume};
 
@@ -227,8 +227,12 @@ async fn add_account(
     on_worker(&daemon, async move |daemon| targets::add_account(&daemon, &iqn, request).await).await
 }
 
-async fn remove_account(State(daemon): Here, Named((iqn, user)): Named<(String, String)>) -> Answer {
-    on_worker(&daemon, async move |daemon| targets::remove_account(&daemon, &iqn, &user).await).await
+async fn remove_account(
+    State(daemon): Here,
+    Named((iqn, user)): Named<(String, String)>,
+    Asked(request): Asked<RemoveAccount>,
+) -> Answer {
+    on_worker(&daemon, async move |daemon| targets::remove_account(&daemon, &iqn, &user, request).await).await
 }
 
 async fn set_state(

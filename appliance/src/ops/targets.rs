@@ -5,8 +5,8 @@ use std::sync::Arc;
 use labsan_api::Done;
 use labsan_api::names;
 use labsan_api::target::{
-    AccessChange, ChapAccount, CreateTarget, Lun, LunPlace, Luns, MapLun, Mapped, Mask, PathState, Sessions,
-    SetChap, Target, Targets, Unmask,
+    AccessChange, ChapAccount, CreateTarget, Lun, LunPlace, Luns, MapLun, Mapped, Mask, PathState,
+    RemoveAccount, Sessions, SetChap, Target, Targets, Unmask,
 };
 
 use crate::error::Failure;
@@ -121,13 +121,15 @@ pub(crate) async fn allow(daemon: &Daemon, iqn: &str, request: AccessChange) -> 
 pub(crate) async fn deny(daemon: &Daemon, iqn: &str, request: AccessChange) -> Result<Done, Failure> {
     let drop_sessions = request.drop_sessions;
     let iqn = &*names::fold_iscsi(iqn);
-    let mut done = edited(daemon, |document| allow::deny(document, iqn, rule(request))).await?;
-    if drop_sessions {
-        let dropped = daemon.targets.drop_shut_out(iqn).await;
-        done.message = format!("{}; {dropped} session(s) ended", done.message);
-        done.changed |= dropped > 0;
-    }
-    Ok(done)
+    let done = edited(daemon, |document| allow::deny(document, iqn, rule(request))).await?;
+    Ok(if drop_sessions { and_sessions_ended(daemon, iqn, done).await } else { done })
+}
+
+/// End the sessions of which a connection would not be let in any more.
+async fn and_sessions_ended(daemon: &Daemon, iqn: &str, done: Done) -> Done {
+    let dropped = daemon.targets.drop_shut_out(iqn).await;
+    let message = format!("{}; {dropped} session(s) ended", done.message);
+    Done { message, changed: done.changed || dropped > 0, ..done }
 }
 
 fn account(account: ChapAccount) -> Account {
@@ -138,8 +140,9 @@ fn account(account: ChapAccount) -> Account {
 pub(crate) async fn chap(daemon: &Daemon, iqn: &str, request: SetChap) -> Result<Done, Failure> {
     let accounts = request.accounts.into_iter().map(account).collect();
     let chap = Chap { accounts, mutual: request.mutual.map(account) };
-    let iqn = names::fold_iscsi(iqn);
-    edited(daemon, |document| allow::set_chap(document, &iqn, chap)).await
+    let iqn = &*names::fold_iscsi(iqn);
+    let done = edited(daemon, |document| allow::set_chap(document, iqn, chap)).await?;
+    Ok(if request.drop_sessions { and_sessions_ended(daemon, iqn, done).await } else { done })
 }
 
 /// Give a target one more CHAP account, or one of its accounts another secret.
@@ -149,9 +152,15 @@ pub(crate) async fn add_account(daemon: &Daemon, iqn: &str, request: ChapAccount
 }
 
 /// Take a CHAP account away.
-pub(crate) async fn remove_account(daemon: &Daemon, iqn: &str, user: &str) -> Result<Done, Failure> {
-    let iqn = names::fold_iscsi(iqn);
-    edited(daemon, |document| allow::remove_account(document, &iqn, user)).await
+pub(crate) async fn remove_account(
+    daemon: &Daemon,
+    iqn: &str,
+    user: &str,
+    request: RemoveAccount,
+) -> Result<Done, Failure> {
+    let iqn = &*names::fold_iscsi(iqn);
+    let done = edited(daemon, |document| allow::remove_account(document, iqn, user)).await?;
+    Ok(if request.drop_sessions { and_sessions_ended(daemon, iqn, done).await } else { done })
 }
 
 /// Change what initiators may do through a target, for good: also where one of them had set another state since.

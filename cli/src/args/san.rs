@@ -33,6 +33,9 @@ pub(crate) struct ChapArgs {
     /// Ask for CHAP no longer.
     #[arg(long, conflicts_with_all = ["user", "mutual"])]
     pub(crate) off: bool,
+    /// Also end the sessions that would not be let in any more: those of accounts that are gone.
+    #[arg(long, conflicts_with = "add")]
+    pub(crate) drop_sessions: bool,
 }
 
 /// Who is let in, from where and by what.

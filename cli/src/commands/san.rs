@@ -62,8 +62,9 @@ fn conditions(rule: RuleArgs) -> AccessChange {
 
 async fn chap(context: &Context, args: ChapArgs) -> Outcome {
     if let Some(user) = &args.remove {
-        return context
-            .done(&context.client.delete::<Done>(paths::TARGET_ACCOUNT, &[&args.target, user]).await?);
+        let path = paths::fill(paths::TARGET_ACCOUNT, &[&args.target, user]);
+        let path = format!("{path}?drop_sessions={}", args.drop_sessions);
+        return context.done(&context.client.send(Method::DELETE, &path, &()).await?);
     }
     let account = |user: Option<String>, file: Option<&Path>| match (user, file) {
         (Some(user), Some(file)) => Ok::<_, CliError>(Some(ChapAccount { user, secret: read_secret(file)? })),
@@ -77,6 +78,7 @@ async fn chap(context: &Context, args: ChapArgs) -> Outcome {
     let body = SetChap {
         accounts: own.into_iter().collect(),
         mutual: account(args.mutual, args.mutual_secret_file.as_deref())?,
+        drop_sessions: args.drop_sessions,
     };
     context.done(&context.client.send(Method::PUT, &path, &body).await?)
 }

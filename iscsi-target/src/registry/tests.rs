@@ -84,6 +84,8 @@ fn a_session_is_measured_again_by_what_holds_when_it_is_entered() {
         registry.still_admits(&info.initiator, &info.connections[0], &target)
             && registry.shut_out(NAME).is_empty()
     );
+    registry.set_chap(NAME, ChapPolicy { accounts: vec![account("b")], mutual: None }).unwrap();
+    assert_eq!(registry.shut_out(NAME).len(), 1, "its account is gone");
     registry.remove_target(NAME, true).unwrap();
     registry.create_target(NAME, None).unwrap();
     registry.set_access(NAME, AccessPolicy::of_names(&["*"], false)).unwrap();
