@@ -69,6 +69,9 @@ pub const MAX_PIECE_BYTES: usize = 256 << 10;
 /// The longest write that is atomic over crashes: a database's largest block, several times over.
 pub const MAX_ATOMIC_BYTES: u64 = 256 << 10;
 
+/// Bytes of a mirror's rings that are used, for one record: its payload, and as much again for what names many pieces.
+pub const REDO_RING_BYTES: u64 = 2 * MAX_ATOMIC_BYTES;
+
 /// Memory of an array for journalled data that is not in place yet.
 pub const JOURNAL_MEMORY_BYTES: usize = 64 << 20;
 

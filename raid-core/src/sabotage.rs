@@ -38,11 +38,17 @@ pub enum Sabotage {
     WrittenBitLate,
     /// A rebuild passes over what was never written, without making it zeros on the spare.
     UnwrittenNotZeroed,
+    /// The record of a mirror's atomic write is erased before all of it is in place.
+    RecordErasedEarly,
+    /// The record of a mirror's atomic write is there until the next one: its units are let go and the client is told before.
+    RecordErasedLate,
+    /// The record of a mirror's atomic write is on one member only.
+    RecordOnOneMember,
 }
 
 impl Sabotage {
     /// All of them, in the order of their declaration.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 20] = [
         Self::ParityNotJournalled,
         Self::AckBeforeCommit,
         Self::TailAdvancedEarly,
@@ -60,6 +66,9 @@ impl Sabotage {
         Self::SpareInSyncEarly,
         Self::WrittenBitLate,
         Self::UnwrittenNotZeroed,
+        Self::RecordErasedEarly,
+        Self::RecordErasedLate,
+        Self::RecordOnOneMember,
     ];
 
     /// The name by which people ask for it.
@@ -83,6 +92,9 @@ impl Sabotage {
             Self::SpareInSyncEarly => "spare-in-sync-early",
             Self::WrittenBitLate => "written-bit-late",
             Self::UnwrittenNotZeroed => "unwritten-not-zeroed",
+            Self::RecordErasedEarly => "record-erased-early",
+            Self::RecordErasedLate => "record-erased-late",
+            Self::RecordOnOneMember => "record-on-one-member",
         }
     }
 
@@ -102,6 +114,9 @@ impl Sabotage {
                 | Self::SpareInSyncEarly
                 | Self::WrittenBitLate
                 | Self::UnwrittenNotZeroed
+                | Self::RecordErasedEarly
+                | Self::RecordErasedLate
+                | Self::RecordOnOneMember
         )
     }
 }

@@ -150,7 +150,8 @@ fn the_journals_fields_lie_where_the_document_has_them() {
 #[test]
 fn the_tests_it_names_exist() {
     let mut sources = String::new();
-    for directory in ["raid-core/src", "raid-core/tests", "tests/tests", "appliance/src"] {
+    for directory in ["raid-core/src", "raid-core/tests", "tests/tests", "appliance/src", "iscsi-target/src"]
+    {
         read_all(&repository().join(directory), &mut sources);
     }
     let is_name =

@@ -13,7 +13,7 @@ use super::core::{Core, keeps_bitmap, lock};
 use super::create::{bitmap_shape, new_core, wipe_superblock};
 use super::dirty::BitSet;
 use super::examine::{candidate, read_at};
-use super::journal::{JournalError, open_journal, recover_journal};
+use super::journal::{JournalError, Redo, find_record, open_journal, recover_journal};
 use super::lost::newest_lost;
 use super::member::{Counters, Member};
 use super::metadata::{Control, DocumentError};
@@ -118,9 +118,11 @@ pub async fn assemble(
         Superblock { features: freshest.features.without(assembly::OF_THE_DEVICE), ..freshest.clone() };
     let control = Control { template, document, config_generation, header_generation, running: true };
     let opened = open_journal(&plan, &geometry, &current, uuid, &array, options.force).await?;
+    let record = find_record(&plan, &geometry, &current, uuid, &array, options.force).await?;
     let (map, map_copies) = find_map(&plan, &candidates, &members, &geometry, uuid).await;
     let mut core = new_core(&array, plan.policy, geometry, bitmap, map, table, control);
     core.journal = opened.journal;
+    core.redo = Redo::new(&geometry);
     *lock(&core.lost) = lost;
     let core = Arc::new(core);
     let resync = if opened.gave_up { Resync::From(0) } else { plan.needs.resync };
@@ -137,6 +139,7 @@ pub async fn assemble(
     }
     // The roles are durable: from here on nothing is written that a member left out could be missed for.
     recover_journal(&core, opened.found.as_ref()).await?;
+    core.recover_redo(record.as_ref()).await?;
     let document = core.control.lock().await.document.clone();
     core.emit(ArrayEvent::NewArray);
     if plan.is_degraded() {
@@ -463,6 +466,12 @@ async fn take_over(core: &Core, plan: &AssemblyPlan, candidates: &[Candidate]) -
     let mut control = core.control.lock().await;
     let table = MemberTable::clone(&core.table());
     core.commit_roles(&mut control, table).await?;
+    if !plan.needs.replay_journal {
+        // Whatever lies there: before the headers say that it may be a record.
+        drop(control);
+        core.erase_leftovers().await?;
+        control = core.control.lock().await;
+    }
     let (events, utime) = (control.template.events, control.template.utime);
     let failures = core.write_headers(&mut control, events, utime).await;
     for (member, error) in failures {

@@ -10,7 +10,6 @@ use block_io::{IoError, IoErrorKind, IoOperation};
 use super::assemble::wipe_all;
 use super::core::{Core, lock};
 use super::create::{CreateError, check_is_free, lay_down_metadata, new_member, wipe_superblock};
-use super::journal::Journal;
 use super::member::Member;
 use super::metadata::now;
 use super::status::ArrayEvent;
@@ -203,7 +202,7 @@ impl Array {
         let layout = MemberLayout::for_member(device.device.info().size_bytes)
             .map_err(|error| CreateError::Layout { path: path.display().to_string(), error })?;
         let needed_bytes = self.core.geometry.member_bytes();
-        let ring_bytes = self.core.journal.as_ref().map_or(0, Journal::ring_bytes);
+        let ring_bytes = self.core.ring_bytes();
         if layout.data_size < needed_bytes || layout.journal.len < ring_bytes {
             return Err(MemberError::TooSmall { path, array, room_bytes: layout.data_size, needed_bytes });
         }

@@ -1,6 +1,6 @@
 //! What every part of the engine shares: the array's state, and the small questions asked of it.
 //!
-//! Locks, in the order in which they are taken: `keeper_turn`, `volume_turn`, unit locks, then `control`, then `written_turn`, then `bitmap_turn`.
+//! Locks, in the order in which they are taken: `keeper_turn`, `volume_turn`, the turn of `redo`, unit locks, then `control`, then `written_turn`, then `bitmap_turn`.
 //! `control` is held while superblocks and config are written, `written_turn` while the written map is, `bitmap_turn` while the bitmap
 //! is. No lock of std is held across an await.
 
@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::dirty::DirtyMap;
 use super::in_flight::{InFlight, InFlightGuard};
-use super::journal::Journal;
+use super::journal::{Journal, Redo};
 use super::locks::UnitLocks;
 use super::metadata::Control;
 use super::status::{Activity, ArrayEvent};
@@ -64,6 +64,8 @@ pub(crate) struct Core {
     pub(crate) events: broadcast::Sender<ArrayEvent>,
     /// Of RAID 5 and 6 with the policy `journal`.
     pub(crate) journal: Option<Journal>,
+    /// Of RAID 1 and 10: the record of the atomic write that is under way.
+    pub(crate) redo: Option<Redo>,
     /// Held by whoever destages in the background, for as long as it runs.
     pub(crate) destage_turn: tokio::sync::Mutex<()>,
     /// Blocks that nobody can know any more.

@@ -17,7 +17,7 @@ use super::core::{Core, combined_info, keeps_bitmap};
 use super::dirty::DirtyMap;
 use super::examine::{Examination, examine};
 use super::in_flight::InFlight;
-use super::journal::{ChunkTooLarge, Journal, shape_for, write_head};
+use super::journal::{ChunkTooLarge, Journal, Redo, shape_for, write_head};
 use super::locks::UnitLocks;
 use super::member::{Counters, Member};
 use super::metadata::{Control, now, write_config, write_header};
@@ -163,6 +163,7 @@ pub async fn create(spec: CreateSpec, environment: &Environment) -> Result<Array
     let mut core =
         new_core(&spec.name, policy, geometry, bitmap, map, table, Control::of_new_array(template));
     core.journal = journal;
+    core.redo = Redo::new(&geometry);
     let core = Arc::new(core);
     let zeroed = lay_down(&core).await?;
     if !zeroed {
@@ -368,6 +369,7 @@ pub(super) fn new_core(
         stopping: AtomicBool::new(false),
         events: broadcast::channel(limits::EVENT_BACKLOG).0,
         journal: None,
+        redo: None,
         destage_turn: tokio::sync::Mutex::default(),
         lost: Mutex::default(),
         lost_turn: tokio::sync::Mutex::default(),
@@ -440,18 +442,21 @@ pub(super) async fn lay_down_metadata(
     }
 }
 
-/// An empty ring, all of its space allocated, and the head in force.
+/// An empty ring, all of its space allocated, and the head in force of a journal.
 async fn lay_down_journal(core: &Core, member: &Arc<Member>) -> Result<(), IoError> {
-    let Some(journal) = &core.journal else { return Ok(()) };
     let (ring, head) = (member.layout.journal, member.layout.journal_head);
+    let length = ring.len.min(core.ring_bytes());
+    if length == 0 {
+        return Ok(());
+    }
     let zeros = Buffer::zeroed(2 * PAGE_BYTES).freeze();
     member.device.write(head.offset, zeros, Durability::Durable).await?;
-    let length = ring.len.min(journal.ring_bytes());
     member.device.zero(ring.offset, length, Durability::Durable).await?;
     match member.device.provision(ring.offset, length).await {
         Err(error) if error.kind != block_io::IoErrorKind::Unsupported => return Err(error),
         _ => {}
     }
+    let Some(journal) = &core.journal else { return Ok(()) };
     let head = journal.head();
     let page = Buffer::copy_of(&head.encode(core.uuid)).freeze();
     write_head(member, &head, page).await

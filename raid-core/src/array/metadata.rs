@@ -20,6 +20,7 @@ use super::member::{Counters, Member};
 use super::table::{MemberTable, Slot};
 use crate::format::SECTOR_BYTES;
 use crate::format::labsan::config::{self, ConfigDocument};
+use crate::format::labsan::header::REDO_RECORDS;
 use crate::format::labsan::{Header, LabsanError, Side};
 use crate::format::superblock::{
     Features, MAX_DEVICES, MAX_SECTOR, MdTime, Role, SUPER_OFFSET_BYTES, Superblock,
@@ -249,6 +250,8 @@ impl Core {
         let mut header =
             Header::new(superblock, member.layout.clone(), member.device.info().size_bytes, self.policy);
         header.generation = control.header_generation;
+        // After a clean stop there is no record: a labsan that does not know of them may have the array again.
+        header.incompatible = if self.redo.is_some() && control.running { REDO_RECORDS } else { 0 };
         header.map_generation = self.written.generation();
         header.map_region_bytes = self.written.region_bytes();
         header

@@ -249,6 +249,11 @@ impl Core {
             rebuild.member.flush().await?;
         }
         self.tell_lost(&rebuild.member).await?;
+        // An atomic write of a mirror has its record on the members in sync at its begin.
+        let _no_atomic_write = match &self.redo {
+            Some(redo) => Some(redo.pause().await),
+            None => None,
+        };
         let joined = self.join_journal(&rebuild.member).await;
         let ended = match joined {
             Ok(()) => self.call_in_sync(rebuild).await,

@@ -125,7 +125,7 @@ pub struct Cut {
 /// What is to come apart at a power cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Apart {
-    /// A commit's copies in the journal.
+    /// A commit's copies in the journal, or those of an atomic write's record on a mirror.
     Copies,
     /// The pieces of a stripe, or the copies of a unit, in their places.
     Places,
@@ -170,6 +170,11 @@ impl Shape {
         self.level.has_parity() && self.policy != Policy::Journal
     }
 
+    /// The members' rings hold something: the journal, or the record of a mirror's atomic write.
+    fn has_records(&self) -> bool {
+        self.policy == Policy::Journal || matches!(self.level, Level::Raid1 | Level::Raid10)
+    }
+
     pub(crate) fn layout(&self) -> Option<MemberLayout> {
         MemberLayout::for_member(self.make.size_bytes).ok()
     }
@@ -178,7 +183,7 @@ impl Shape {
     pub(crate) fn region(&self, apart: Apart) -> Option<Range<u64>> {
         let layout = self.layout()?;
         match apart {
-            Apart::Copies if self.policy != Policy::Journal => None,
+            Apart::Copies if !self.has_records() => None,
             Apart::Copies => Some(layout.journal.offset..layout.journal.offset + layout.journal.len),
             Apart::Places => Some(layout.data_offset..self.make.size_bytes),
         }

@@ -1,7 +1,7 @@
 //! Writes of which a crash leaves all or nothing, whatever stripes they lie in.
 //!
-//! All pieces go into one record, which counts only as a whole; what is written in place later comes from there. So the direct
-//! way of whole stripes is closed to them, and acknowledging from memory as well.
+//! All pieces go into one record, which counts only as a whole. Under the journal what is written in place later comes from there. So
+//! the direct way of whole stripes is closed to them, and acknowledging from memory as well. Mirrors: `redo`.
 
 use block_io::{IoError, IoErrorKind, IoOperation};
 use bytes::Bytes;
@@ -13,8 +13,8 @@ use crate::format::labsan::journal_record::{padded, record_bytes};
 use crate::geometry::UnitPiece;
 use crate::limits;
 
-/// A piece of one stripe.
-type Piece = (u64, u32, Bytes);
+/// A piece of one stripe or mirrored chunk: which, from which byte of its data, and what.
+pub(super) type Piece = (u64, u32, Bytes);
 
 impl Journal {
     /// The longest atomic write. Half a record, so that the longest still leaves room in the ring for its parity.
@@ -25,9 +25,14 @@ impl Journal {
 }
 
 impl Core {
-    /// The longest write that is atomic over crashes; 0 without a journal.
+    /// The longest write that is atomic over crashes; 0 where there is nothing to record it in.
     pub(in crate::array) fn atomic_limit_bytes(&self) -> u32 {
-        self.has_journal().map_or(0, Journal::atomic_limit_bytes)
+        let of_mirror = || self.redo.as_ref().map_or(0, |_| limits::MAX_ATOMIC_BYTES as u32);
+        self.has_journal().map_or_else(of_mirror, Journal::atomic_limit_bytes)
+    }
+
+    fn max_record_bytes(&self) -> u64 {
+        self.has_journal().map_or(limits::REDO_RING_BYTES, |journal| journal.shape.max_record_bytes)
     }
 
     /// Write all of these, given by their places on the array, durably and in one commit.
@@ -37,7 +42,6 @@ impl Core {
             let length = parts.iter().map(|(_, data)| data.len() as u64).sum();
             self.error(kind, IoOperation::Write, offset, length)
         };
-        let Some(journal) = self.has_journal() else { return Err(refused(IoErrorKind::Unsupported)) };
         let mut entered = Vec::with_capacity(parts.len());
         for (offset, data) in &parts {
             entered.push(self.enter(IoOperation::Write, *offset, data.len() as u64)?);
@@ -46,12 +50,16 @@ impl Core {
         let payload = pieces.iter().map(|(.., data)| padded(data.len())).sum();
         let record_room = record_bytes(pieces.len(), payload) as u64;
         let bytes: usize = parts.iter().map(|(_, data)| data.len()).sum();
-        if bytes > journal.atomic_limit_bytes() as usize || record_room > journal.shape.max_record_bytes {
+        if bytes > self.atomic_limit_bytes() as usize || record_room > self.max_record_bytes() {
             return Err(refused(IoErrorKind::Unsupported));
         }
         if pieces.is_empty() {
             return Ok(());
         }
+        if let Some(redo) = &self.redo {
+            return self.write_recorded(redo, &pieces).await;
+        }
+        let Some(journal) = self.has_journal() else { return Err(refused(IoErrorKind::Unsupported)) };
         for (stripe, start, data) in &pieces {
             self.provision_touched(*stripe, &(*start..*start + data.len() as u32)).await?;
         }

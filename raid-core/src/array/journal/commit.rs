@@ -259,7 +259,17 @@ impl Core {
         journal_record::encode(&mut buffer, self.uuid, sequence, stamp, items.into_iter());
         let record = buffer.freeze();
         let places = self.place_record(journal, sequence, length as u64).await?;
-        let writes = places.into_iter().map(|(member, at)| {
+        self.write_to_rings(record, places.into_iter()).await?;
+        Ok(sequence)
+    }
+
+    /// Make a record durable on these members, each with its place in the ring. Who does not take it is durably out.
+    pub(super) async fn write_to_rings(
+        &self,
+        record: Bytes,
+        places: impl Iterator<Item = (Arc<Member>, u64)>,
+    ) -> Result<(), IoError> {
+        let writes = places.map(|(member, at)| {
             let record = record.clone();
             async move {
                 let at = member.layout.journal.offset + at;
@@ -268,8 +278,7 @@ impl Core {
             }
         });
         let results = join_all(writes).await;
-        self.settle_member_failures(results).await?;
-        Ok(sequence)
+        self.settle_member_failures(results).await
     }
 
     /// Members in turn, as many as one more than the level can lose, and a place on each.

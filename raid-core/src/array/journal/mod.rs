@@ -7,6 +7,7 @@
 //! - `destage`: from the journal to the stripes' places.
 //! - `tail`: freeing ring space.
 //! - `recovery`: what a start does with what it finds.
+//! - `redo`: the record that mirrors keep of an atomic write, in the same places. They have no journal otherwise.
 
 mod admission;
 mod atomic;
@@ -15,6 +16,7 @@ mod destage;
 mod open;
 mod read;
 mod recovery;
+mod redo;
 mod scan;
 mod settle;
 mod tail;
@@ -31,6 +33,7 @@ pub(super) use tail::write_head;
 pub(super) use open::open_journal;
 pub use recovery::JournalError;
 pub(super) use recovery::recover_journal;
+pub(super) use redo::{Redo, find_record};
 
 use super::core::{Core, lock};
 use super::member::Member;
@@ -142,11 +145,6 @@ impl Journal {
         next_epoch(None, 1, 1, shape.ring_bytes, nonce())
     }
 
-    /// Bytes of every ring that are used.
-    pub(super) fn ring_bytes(&self) -> u64 {
-        self.shape.ring_bytes
-    }
-
     /// The head in force.
     pub(super) fn head(&self) -> JournalHead {
         lock(&self.ledger).head().clone()
@@ -197,6 +195,12 @@ impl Core {
     /// The journal, for code that runs only where there is one.
     pub(super) fn has_journal(&self) -> Option<&Journal> {
         self.journal.as_ref()
+    }
+
+    /// Bytes of every ring that are used.
+    pub(super) fn ring_bytes(&self) -> u64 {
+        let of_mirror = || self.redo.as_ref().map_or(0, |_| limits::REDO_RING_BYTES);
+        self.has_journal().map_or_else(of_mirror, |journal| journal.shape.ring_bytes)
     }
 }
 

@@ -55,6 +55,15 @@ pub enum JournalError {
         /// The array's name.
         array: String,
     },
+    /// No member can say whether an atomic write of a mirror is half-way in place.
+    #[error(
+        "array {array}: no member can read whether an atomic write was cut short: one may be there in part; attach the disks \
+         that are missing, or start with --force to leave it as it is"
+    )]
+    Unread {
+        /// The array's name.
+        array: String,
+    },
     /// One start more, and the head could not name all that wrote what is in the journal.
     #[error(
         "array {array}: its recovery was cut short too often, each time after new commits; writes that were acknowledged are \
@@ -176,20 +185,12 @@ impl Core {
         let lacking = wanted.saturating_sub(copies.len());
         let bytes = copies.first().map_or(0, |copy| copy.bytes);
         let data = self.read_copies(copies, 0, bytes as usize).await?;
-        let mut writes = Vec::new();
-        for member in members.into_iter().filter(|member| !has(member)).take(lacking) {
-            let Some(at) = lock(&journal.ledger).place(member.number, record.sequence, bytes) else {
-                continue;
-            };
-            let data = data.clone();
-            writes.push(async move {
-                let result =
-                    member.device.write(member.layout.journal.offset + at, data, Durability::Durable).await;
-                (member, result)
-            });
-        }
-        let results = join_all(writes).await;
-        self.settle_member_failures(results).await
+        let members = members.into_iter().filter(|member| !has(member)).take(lacking);
+        let places = members.filter_map(|member| {
+            let at = lock(&journal.ledger).place(member.number, record.sequence, bytes)?;
+            Some((member, at))
+        });
+        self.write_to_rings(data, places).await
     }
 
     /// Bytes of a record, from whichever copy can be read.

@@ -8,6 +8,7 @@ use block_io::{Buffer, Durability, IoError, IoErrorKind, IoOperation};
 use futures_util::future::join_all;
 
 use super::Journal;
+use super::redo::erase_record;
 use crate::array::core::{Core, lock};
 use crate::array::member::Member;
 use crate::format::PAGE_BYTES;
@@ -56,8 +57,12 @@ impl Core {
     }
 
     /// A member is about to be in sync: from now on it gets a copy of every commit, beside those that count without it.
-    /// When this returns, every commit that counts has as many copies as a whole array wants.
+    /// When this returns, every commit that counts has as many copies as a whole array wants. Of a mirror it has no record: no
+    /// atomic write is under way (`Redo::pause`).
     pub(in crate::array) async fn join_journal(&self, member: &Arc<Member>) -> Result<(), IoError> {
+        if self.redo.is_some() {
+            return erase_record(member).await;
+        }
         let Some(journal) = self.has_journal() else { return Ok(()) };
         let first = {
             let _no_commit = journal.commit_turn.lock().await;

@@ -4,6 +4,7 @@
 //! The simulator (`tests/simulation`) does this at length and with every kind of fault; here is what `cargo test` of this crate shows.
 
 mod atomic;
+mod redo;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -313,6 +314,11 @@ type Running<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
 
 impl World {
     fn new(level: Level, members: usize, seed: u64) -> Self {
+        let policy = if level.has_parity() { Policy::Journal } else { Policy::Bitmap };
+        Self::with_policy(level, policy, members, seed)
+    }
+
+    fn with_policy(level: Level, policy: Policy, members: usize, seed: u64) -> Self {
         let went_out = Arc::new(Notify::new());
         let power = Power {
             left: u64::MAX,
@@ -329,7 +335,7 @@ impl World {
             name: "tank".to_owned(),
             level,
             chunk_bytes: chunk,
-            policy: Policy::Journal,
+            policy,
             members: (0..members).map(|index| device(&disks, index)).collect(),
             spares: Vec::new(),
             force: false,

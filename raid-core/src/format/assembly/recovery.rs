@@ -3,7 +3,7 @@
 //! | bit 31 | policy | superblock | journal | resync |
 //! |---|---|---|---|---|
 //! | set | journal | | replay | from `resync_offset`, where that is not "clean" |
-//! | set | bitmap, none, no labsan area | unclean | | by the bitmap if it is fresh, else from `resync_offset` |
+//! | set | bitmap, none, no labsan area | unclean | replay, of mirrors whose header says so | by the bitmap if it is fresh, else from `resync_offset` |
 //! | clear | any | unclean | | the same: md, or mdadm's creation, left it so |
 //! | clear | any | clean | | none |
 //!
@@ -15,6 +15,7 @@
 
 use super::{AssemblyRefusal, Candidate, Member, Note, NoteKind, SlotState};
 use crate::format::bitmap::BitmapHeader;
+use crate::format::labsan::header::REDO_RECORDS;
 use crate::format::labsan::{Header, LabsanError, Policy};
 use crate::format::layout::{LayoutError, MemberLayout};
 use crate::format::superblock::Superblock;
@@ -33,7 +34,7 @@ pub enum Resync {
 /// What has to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Needs {
-    /// The journal may hold acknowledged writes: recover it before anything is served.
+    /// The rings may hold records that count: recover them before anything is served.
     pub replay_journal: bool,
     /// Stripes whose redundancy may not match.
     pub resync: Resync,
@@ -73,7 +74,7 @@ pub(super) fn decide(
         });
     let policy = header.map_or_else(|| md_policy(superblock), |header| header.policy);
     let needs = Needs {
-        replay_journal: running && header.is_some() && policy == Policy::Journal,
+        replay_journal: running && header.is_some_and(has_records),
         // A journal that was lost leaves stripes half-written anywhere.
         resync: if journal_lost { Resync::From(0) } else { resync(candidates, superblock, &current) },
     };
@@ -83,6 +84,11 @@ pub(super) fn decide(
         return Err(AssemblyRefusal::UncleanDegraded { array: superblock.name.bare(), missing });
     }
     Ok(Recovery { needs, policy, md_ran })
+}
+
+/// The rings may hold what was acknowledged (the journal), or what is half-way in place (a mirror's atomic write).
+fn has_records(header: &Header) -> bool {
+    header.policy == Policy::Journal || header.incompatible & REDO_RECORDS != 0
 }
 
 /// The members' headers say the same of the array; the one written last, if a write was interrupted.

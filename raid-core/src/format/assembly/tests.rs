@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
+use crate::format::labsan::header::REDO_RECORDS;
 use crate::format::layout::MemberLayout;
 use crate::format::superblock::{Features, MAX_SECTOR, MdTime, NewArray, Role};
 
@@ -434,6 +435,21 @@ fn while_bit_31_is_set_the_journal_counts_whatever_events_say() {
     let plan = plan(&one);
     assert!(plan.needs.replay_journal);
     assert_eq!(plan.notes.iter().map(|note| note.candidate).collect::<Vec<_>>(), [0, 1]);
+}
+
+#[test]
+fn a_mirrors_records_count_while_bit_31_is_set_and_its_headers_name_them() {
+    let mut candidates = array(1, 2, 0);
+    candidates.iter_mut().for_each(|candidate| candidate.labsan.as_mut().unwrap().policy = Policy::Bitmap);
+    assert!(!plan(&candidates).needs.replay_journal);
+    candidates.iter_mut().for_each(|candidate| edit(candidate, |s| s.features = Features::LABSAN_RUNNING));
+    assert!(!plan(&candidates).needs.replay_journal, "an older labsan ran it last");
+    let named = |candidate: &mut Candidate| candidate.labsan.as_mut().unwrap().incompatible = REDO_RECORDS;
+    candidates.iter_mut().for_each(named);
+    assert!(plan(&candidates).needs.replay_journal);
+    assert!(plan(&candidates[1..]).needs.replay_journal);
+    candidates.iter_mut().for_each(|candidate| edit(candidate, |s| s.features = Features::default()));
+    assert!(!plan(&candidates).needs.replay_journal, "md may have run it since");
 }
 
 #[test]

@@ -18,8 +18,11 @@ use crate::format::{PAGE_BYTES, Page};
 const KIND: Kind = Kind { magic: *b"LABSANHD", version: 1 };
 /// Places for regions in a header; kinds so far use half.
 const REGION_SLOTS: usize = 16;
-/// Features that an older labsan may ignore.
-const KNOWN_INCOMPATIBLE: u32 = 0;
+/// Incompatible feature: the ring of a mirror may hold the record of an atomic write, which a start completes. A labsan that
+/// did not know of it would run the array beside the record, and the next one that does would undo what was written meanwhile.
+pub const REDO_RECORDS: u32 = 1;
+/// Incompatible features that this labsan knows.
+const KNOWN_INCOMPATIBLE: u32 = REDO_RECORDS;
 /// The most of the device that has to be read to find the header: through the last anchor's copies.
 pub const SEARCH_BYTES: usize = ANCHORS[ANCHORS.len() - 1] as usize + 2 * PAGE_BYTES;
 
@@ -106,6 +109,8 @@ pub struct Header {
     pub map_region_bytes: u64,
     /// Feature bits that an older labsan may ignore; carried along.
     pub compatible: u32,
+    /// Feature bits that a labsan which does not know them refuses: [`REDO_RECORDS`].
+    pub incompatible: u32,
     /// Where everything lies.
     pub layout: MemberLayout,
 }
@@ -125,6 +130,7 @@ impl Header {
             map_generation: 1,
             map_region_bytes: super::written::region_bytes_for(layout.data_size, layout.written_map.len),
             compatible: 0,
+            incompatible: 0,
             layout,
         }
     }
@@ -190,6 +196,7 @@ impl Header {
             map_generation: raw.map_generation.get(),
             map_region_bytes,
             compatible: raw.compatible.get(),
+            incompatible: raw.incompatible.get(),
             layout: recorded_layout(raw, anchor, superblock, size_bytes)?,
         })
     }
@@ -219,7 +226,7 @@ impl Header {
             bitmap_offset: U64::new(self.layout.bitmap.offset),
             bitmap_len: U64::new(self.layout.bitmap.len),
             compatible: U32::new(self.compatible),
-            incompatible: U32::new(0),
+            incompatible: U32::new(self.incompatible),
             policy: U32::new(self.policy as u32),
             region_count: U32::new(RegionKind::ALL.len() as u32),
             reserved: [0; 88],

@@ -120,7 +120,7 @@ fn every_refusal_of_a_header_has_its_name() {
     assert_eq!(field(64 + 72, 4096), "map_region_bytes");
     assert_eq!(field(64 + 104, 3), "policy");
     assert_eq!(field(64 + 104, 2 | 17 << 32), "region_count");
-    assert_eq!(patched(|page| page[64 + 100] = 1), Err(LabsanError::UnknownFeatures { features: 1 }));
+    assert_eq!(patched(|page| page[64 + 100] = 3), Err(LabsanError::UnknownFeatures { features: 2 }));
     // Hostile regions.
     for value in [0, 512, 4096, SIZE, u64::MAX - 4095] {
         let moved = patched(|page| page[264 + 8..264 + 16].copy_from_slice(&value.to_le_bytes()));

@@ -81,7 +81,8 @@ impl Window {
 
 #[test]
 fn an_atomic_write_is_there_as_a_whole_or_not_at_all() {
-    for (level, members) in [(Level::Raid5, 3), (Level::Raid6, 5)] {
+    let mirrors = [(Level::Raid1, 2), (Level::Raid1, 3), (Level::Raid10, 4)];
+    for (level, members) in [(Level::Raid5, 3), (Level::Raid6, 5)].into_iter().chain(mirrors) {
         for seed in 1..=2 {
             let mut window = Window::new(level, members, seed);
             for life in 0..10 {
@@ -97,35 +98,25 @@ fn an_atomic_write_is_there_as_a_whole_or_not_at_all() {
 }
 
 #[test]
-fn without_a_journal_or_beyond_its_limit_there_are_none() {
-    let world = World::new(Level::Raid5, 3, 7);
-    run(async {
-        let array = world.start().await;
-        let long = vec![0; array.atomic_limit_bytes() as usize + 4096];
-        let refused = array.write_atomic(0, long.into()).await.unwrap_err();
-        assert_eq!(refused.kind, IoErrorKind::Unsupported);
-        array.stop().await.unwrap();
-    });
-    let disks: Vec<MemoryDevice> =
-        (0..2).map(|index| MemoryDevice::new(&format!("/disks/{index}"), MEMBER_BYTES)).collect();
-    run(async {
-        let member = |disk: &MemoryDevice| MemberDevice {
-            path: PathBuf::from(disk.name()),
-            device: Arc::new(disk.clone()),
-        };
-        let spec = CreateSpec {
-            name: "mirror".to_owned(),
-            level: Level::Raid1,
-            chunk_bytes: 64 << 10,
-            policy: Policy::Bitmap,
-            members: disks.iter().map(member).collect(),
-            spares: Vec::new(),
-            force: false,
-        };
-        let array = create(spec, &environment()).await.unwrap();
-        assert_eq!(array.atomic_limit_bytes(), 0);
-        let refused = array.write_atomic(0, vec![0; 4096].into()).await.unwrap_err();
-        assert_eq!(refused.kind, IoErrorKind::Unsupported);
-        array.stop().await.unwrap();
-    });
+fn without_copies_or_a_journal_or_beyond_the_limit_there_are_none() {
+    for level in [Level::Raid1, Level::Raid5] {
+        let world = World::new(level, 3, 7);
+        run(async {
+            let array = world.start().await;
+            let long = vec![0; array.atomic_limit_bytes() as usize + 4096];
+            let refused = array.write_atomic(0, long.into()).await.unwrap_err();
+            assert_eq!(refused.kind, IoErrorKind::Unsupported, "{level}");
+            array.stop().await.unwrap();
+        });
+    }
+    for (level, policy) in [(Level::Raid0, Policy::None), (Level::Raid5, Policy::Bitmap)] {
+        let world = World::with_policy(level, policy, 3, 7);
+        run(async {
+            let array = world.start().await;
+            assert_eq!(array.atomic_limit_bytes(), 0, "{level}");
+            let refused = array.write_atomic(0, vec![0; 4096].into()).await.unwrap_err();
+            assert_eq!(refused.kind, IoErrorKind::Unsupported, "{level}");
+            array.stop().await.unwrap();
+        });
+    }
 }
