@@ -15,6 +15,7 @@
 use raid_core::array::Array;
 
 use crate::error::Failure;
+use crate::limits::SPACE_PATIENCE;
 use crate::san::SanDocument;
 use crate::san::plan::{self, Step};
 use crate::state::Daemon;
@@ -69,8 +70,8 @@ async fn take_back(daemon: &Daemon, written: &[Array], refused: &SanDocument, ol
 /// Carry out steps on the live targets. LUNs of arrays that are not here wait for them.
 pub(crate) async fn follow(daemon: &Daemon, steps: &[Step]) -> Result<(), Failure> {
     if steps.iter().any(|step| matches!(step, Step::MapLun { .. })) {
-        // New units are to know from the first how their space fares.
-        space::measure(daemon).await;
+        // New units are to know from the first how their space fares; but a file system that hangs holds up nobody else's.
+        let _ = tokio::time::timeout(SPACE_PATIENCE, space::measure(daemon)).await;
     }
     for step in steps {
         let backing = match step {

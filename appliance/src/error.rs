@@ -79,6 +79,9 @@ pub(crate) enum Failure {
     /// It failed, or is being stopped.
     #[error("array {0} takes no writes")]
     NotWritable(String),
+    /// A volume's record that was not written, and may be there all the same.
+    #[error("{0}; whether it was written is not known")]
+    InDoubt(Box<Self>),
     /// No such volume.
     #[error("there is no volume {0}")]
     NoVolume(VolumePath),
@@ -238,7 +241,7 @@ impl Failure {
             Self::NoSpace { .. } | Self::Full(_) => ErrorCode::NoSpace,
             Self::HasVolumes { .. } | Self::IsMapped { .. } => ErrorCode::InUse,
             Self::NoMembers(_) | Self::NoKey { .. } | Self::VolumeGone(_) => ErrorCode::NotFound,
-            Self::NotKept(_) => ErrorCode::Io,
+            Self::NotKept(_) | Self::InDoubt(_) => ErrorCode::Io,
             Self::NoRoom(_) => ErrorCode::NoSpace,
             Self::Unreadable { .. } => ErrorCode::State,
             Self::Request(_) | Self::BadKey(_) => ErrorCode::Invalid,

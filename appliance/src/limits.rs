@@ -46,6 +46,9 @@ pub(crate) const BUSY_ATTEMPTS: u32 = 100;
 /// Pause between two of them.
 pub(crate) const BUSY_PAUSE: Duration = Duration::from_millis(30);
 
+/// What a change waits for such a look.
+pub(crate) const SPACE_PATIENCE: Duration = Duration::from_secs(2);
+
 /// Pause between two looks at how much space is left below thin members: one system call for each, and a volume is not filled
 /// from the warning to its end in so short a time.
 pub(crate) const SPACE_INTERVAL: Duration = Duration::from_secs(2);

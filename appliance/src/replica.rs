@@ -99,7 +99,8 @@ async fn change_record(
     {
         // It may be durable on a disk all the same, and a start would believe that.
         if let Err(second) = write(array, &before).await {
-            tracing::error!("reservations that were refused could not be taken back: {second}");
+            tracing::error!("a volume's record that was refused could not be taken back: {second}");
+            return Err(Failure::InDoubt(Box::new(error)));
         }
         return Err(error);
     }
@@ -109,6 +110,8 @@ async fn change_record(
 }
 
 async fn write(array: &Array, document: &SanDocument) -> Result<(), Failure> {
+    // Also of what initiators have done since: see `needed_schema`.
+    let document = &SanDocument { schema: document.needed_schema(), ..document.clone() };
     let json = serde_json::to_value(document).map_err(DocumentError::Malformed)?;
     array
         .set_attachment(document.generation, json)

@@ -40,7 +40,10 @@ impl UnitStore for Keeper {
             let daemon = self.daemon.upgrade().ok_or(StoreFailed::Unwritten)?;
             let kept = keep(daemon, self.array, Arc::clone(&self.volume), record).await;
             kept.map_err(|why| {
-                tracing::error!("the reservations of volume {} could not be kept: {why}", self.volume.uuid());
+                tracing::error!(
+                    "the record of volume {} (registrations, SANITIZE) could not be kept: {why}",
+                    self.volume.uuid()
+                );
                 what_to_tell(&why)
             })
         })
@@ -49,6 +52,7 @@ impl UnitStore for Keeper {
 
 fn what_to_tell(why: &Failure) -> StoreFailed {
     match why {
+        Failure::InDoubt(_) => StoreFailed::Doubtful,
         // The configuration of the SAN fills the slot.
         Failure::NoRoom(_) | Failure::Replica { source: DocumentError::Format(_), .. } => StoreFailed::NoRoom,
         _ => StoreFailed::Unwritten,
@@ -80,7 +84,7 @@ pub(crate) fn as_json(record: Option<&UnitRecord>) -> Result<Option<serde_json::
 pub(crate) fn restored(document: &SanDocument, volume: Uuid) -> Result<Restored, String> {
     let Some(kept) = document.reservations.get(&volume) else { return Ok(Restored::default()) };
     let record: UnitRecord = serde_json::from_value(kept.clone())
-        .map_err(|error| format!("its persistent reservations cannot be read: {error}"))?;
+        .map_err(|error| format!("its record (persistent reservations, SANITIZE) cannot be read: {error}"))?;
     let mut restored = record.restore().map_err(|error| error.to_string())?;
     // The port's number may have been another where it was registered, in another SAN.
     for registration in &mut restored.reservations.registrations {
@@ -91,6 +95,14 @@ pub(crate) fn restored(document: &SanDocument, volume: Uuid) -> Result<Restored,
         }
     }
     Ok(restored)
+}
+
+/// What the document keeps of a volume's SANITIZE where its registrations cannot be read.
+pub(crate) fn sanitize_alone(document: &SanDocument, volume: Uuid) -> Restored {
+    let kept = document.reservations.get(&volume).and_then(|record| record.get("sanitize"));
+    let record = kept.map(|sanitize| serde_json::json!({"registrations": [], "sanitize": sanitize}));
+    let record = record.and_then(|record| serde_json::from_value::<UnitRecord>(record).ok());
+    record.and_then(|record| record.restore().ok()).unwrap_or_default()
 }
 
 /// The document with what live units know, also what shall not survive a power loss: the ports that this names are not free.

@@ -47,7 +47,7 @@ struct Options {
     /// Measure one target only.
     #[arg(long, value_enum)]
     only: Option<Peer>,
-    /// Only workloads whose name contains this.
+    /// Only what has this in its name: workloads, and with --policies "engine", "recovery", "reservations".
     #[arg(long)]
     workload: Option<String>,
     /// A run of a few seconds that only shows that everything works.
@@ -86,22 +86,32 @@ fn main() -> Result<()> {
     if options.policies && options.is_wanted(engine::NAME) {
         println!("{}", engine::compare(&dir_of(&options), &options)?);
     }
+    if options.policies {
+        build_labsan()?;
+    }
     let workloads: Vec<Workload> =
         clients::WORKLOADS.into_iter().filter(|w| is_wanted(&options, w)).collect();
-    if workloads.is_empty() {
-        return Ok(());
+    if !workloads.is_empty() {
+        compare(&options, &workloads)?;
     }
-    let targets = start_targets(&options)?;
-    let clients = clients_for(&options, &targets)?;
-    let rows = measure_all(&options, &workloads, &targets, &clients)?;
+    let (dir, lun_bytes) = (dir_of(&options), options.lun_mib << 20);
+    if options.policies && options.is_wanted(recovery::NAME) {
+        eprintln!("{}", recovery::NAME);
+        println!("{}", recovery::measure(&dir, lun_bytes, options.quick)?);
+    }
+    if options.policies && options.is_wanted(reservations::NAME) {
+        eprintln!("{}", reservations::NAME);
+        println!("{}", reservations::measure(&dir, lun_bytes, options.quick)?);
+    }
+    Ok(())
+}
+
+/// Measure the targets side by side.
+fn compare(options: &Options, workloads: &[Workload]) -> Result<()> {
+    let targets = start_targets(options)?;
+    let clients = clients_for(options, &targets)?;
+    let rows = measure_all(options, workloads, &targets, &clients)?;
     drop(targets);
-    if options.policies {
-        eprintln!("recovery");
-        let dir = dir_of(&options);
-        println!("{}", recovery::measure(&dir, options.lun_mib << 20, options.quick)?);
-        eprintln!("reservations");
-        println!("{}", reservations::measure(&dir, options.lun_mib << 20, options.quick)?);
-    }
     if options.json {
         println!("{}", serde_json::to_string_pretty(&table::document(&rows))?);
     } else {
@@ -115,7 +125,6 @@ fn start_targets(options: &Options) -> Result<Vec<Box<dyn Target>>> {
     let mut targets: Vec<Box<dyn Target>> = Vec::new();
     let dir = dir_of(options);
     if options.policies {
-        build_labsan()?;
         for policy in ["bitmap", "journal"] {
             targets.push(Box::new(Policied::start(&dir, policy, lun_bytes)?));
         }

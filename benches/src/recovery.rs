@@ -7,6 +7,9 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+/// By this name it is asked for.
+pub(crate) const NAME: &str = "recovery";
+
 /// Random writes come faster than their stripes can be put in place: by then the ring is as full as destaging lets it get.
 const UNDER_LOAD: Duration = Duration::from_secs(20);
 

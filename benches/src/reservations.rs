@@ -10,6 +10,9 @@ use system_tests::initiator::{Initiator, Order};
 use system_tests::process::mortal;
 use system_tests::{Background, IQN, MIB, tools};
 
+/// By this name it is asked for.
+pub(crate) const NAME: &str = "reservations";
+
 /// Write exclusive, registrants only: Windows' and fence_scsi's.
 const KIND: u8 = 5;
 const KEYS: (u64, u64) = (0xa1, 0xb2);

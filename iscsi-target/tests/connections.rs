@@ -245,6 +245,28 @@ fn a_logout_of_another_connection_is_answered_when_that_is_over() {
 }
 
 #[test]
+fn nor_is_one_of_a_connection_that_was_lost_answered_before_its_commands_are_over() {
+    let (bench, gate) = gated();
+    let mut one = leading(&bench, 2);
+    let mut two = join(&one, &bench, 2);
+    two.command(0xa0, 512, &write_cdb(0, 512), &[1; 512]);
+    bench.eventually("the write runs", || gate.waiting.load(Ordering::SeqCst));
+    one.cmd_sn = two.cmd_sn;
+    drop(two);
+    // What has happened before the first of these is seen by the second: one worker serves both connections.
+    assert!(one.ping().is_empty() && one.ping().is_empty());
+    let mut logout = header(0x40 | opcode::LOGOUT, 0x81, 78);
+    logout[20..22].copy_from_slice(&2_u16.to_be_bytes());
+    put(&mut logout, 24, one.cmd_sn);
+    one.send(logout, &[]);
+    assert!(one.ping().is_empty(), "its write still runs");
+    gate.open.store(true, Ordering::SeqCst);
+    let answer = one.expect(opcode::LOGOUT_RESPONSE);
+    assert_eq!((answer.tag(), answer.header[2]), (78, 0));
+    assert_eq!(gate.inner.contents()[0], 1);
+}
+
+#[test]
 fn what_holds_for_the_session_is_not_negotiated_again() {
     let bench = Bench::new();
     let one = leading(&bench, 2);

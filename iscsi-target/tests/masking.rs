@@ -7,7 +7,7 @@ mod support;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use block_io::{Buffer, MemoryDevice};
+use block_io::{Buffer, Durability, MemoryDevice};
 use iscsi_target::pdu::opcode;
 use iscsi_target::scsi::{LogicalUnit, LuIdentity, LuOptions};
 use support::{Bench, Initiator, TARGET, gated, header, put, write_cdb};
@@ -29,6 +29,11 @@ fn masked(bench: &Bench) -> Initiator {
 fn another_unit() -> Arc<LogicalUnit> {
     let identity = LuIdentity { uuid: uuid::Uuid::from_u128(8), serial: "8".into(), product: "TEST".into() };
     LogicalUnit::new(Arc::new(MemoryDevice::new("another", 1 << 20)), identity, LuOptions::default())
+}
+
+fn put_first_byte(unit: &LogicalUnit, value: u8) {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(unit.device().write(0, vec![value; 512].into(), Durability::Durable)).unwrap();
 }
 
 fn first_byte(unit: &LogicalUnit) -> u8 {
@@ -120,6 +125,24 @@ fn data_on_its_way_does_not_go_to_another_unit_under_the_same_number() {
     assert_eq!((ended.tag(), ended.sense()), (tag, LUNS_CHANGED));
     assert_eq!(first_byte(&another), 0, "the new unit has none of it");
     assert_eq!(bench.device.contents()[0], 0, "nor has the old one");
+    // Nor does what needs no data: WRITE SAME with NDOB, which came before its turn.
+    let mut zero = [0; 16];
+    (zero[0], zero[1], zero[13]) = (0x93, 1, 8);
+    node.cmd_sn += 1;
+    let waiting = node.command(0x80, 0, &zero, &[]);
+    assert!(node.ping().is_empty());
+    bench.registry.unmap_lun(TARGET, 0).unwrap();
+    let third = another_unit();
+    put_first_byte(&third, 6);
+    bench.registry.map_lun(TARGET, 0, Arc::clone(&third)).unwrap();
+    assert_eq!([told(&mut node).1, told(&mut node).1], [LUNS_CHANGED, LUNS_CHANGED], "by message");
+    node.cmd_sn -= 2;
+    assert_eq!(node.ready(), Some(LUNS_CHANGED), "the one that it waited for");
+    let ended = node.expect(opcode::SCSI_RESPONSE);
+    assert_eq!((ended.tag(), ended.sense()), (waiting, LUNS_CHANGED));
+    node.cmd_sn += 1;
+    assert_eq!(first_byte(&third), 6);
+    let another = third;
     // The same unit with other rights is the same unit.
     let (tag, transfer_tag) = wanting(&mut node);
     bench.registry.unmap_lun(TARGET, 0).unwrap();

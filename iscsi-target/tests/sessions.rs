@@ -77,6 +77,17 @@ fn a_login_to_a_session_that_is_not_there_is_refused() {
     drop(there);
 }
 
+#[test]
+fn a_session_is_told_of_the_start_and_one_that_comes_again_is_not() {
+    let bench = Bench::new();
+    let (mut first, _) = log_in_at(bench.address, 1);
+    assert_eq!([first.ready(), first.ready()], [Some(BEGUN), None]);
+    let (mut again, _) = log_in_at(bench.address, 1);
+    assert_eq!(again.ready(), None);
+    let (mut another, _) = log_in_at(bench.address, 2);
+    assert_eq!(another.ready(), Some(BEGUN), "another nexus");
+}
+
 /// All sessions end, the asking one too, when it has its answer (RFC 7143 section 11.5.1).
 #[test]
 fn a_cold_reset_ends_every_session_and_answers_first() {

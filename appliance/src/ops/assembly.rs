@@ -313,7 +313,10 @@ fn refusal(group: &Group, error: &Failure) -> RefusedArray {
         Failure::Assemble(AssembleError::Refused(
             AssemblyRefusal::UncleanDegraded { .. } | AssemblyRefusal::JournalLost { .. }
         )) | Failure::Assemble(AssembleError::Journal(
-            JournalError::Damaged { .. } | JournalError::Missing { .. } | JournalError::Unread { .. }
+            JournalError::Damaged { .. }
+                | JournalError::Missing { .. }
+                | JournalError::Unread { .. }
+                | JournalError::NoSpace { .. }
         ))
     );
     let mut next = vec![step("once that is put right, start it", "raidctl array start --scan".into())];

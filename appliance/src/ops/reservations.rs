@@ -166,11 +166,16 @@ pub(crate) async fn clear(daemon: &Arc<Daemon>, name: &VolumePath) -> Result<Don
         });
     }
     let document = daemon.document();
+    let is_readable = reservations::restored(&document, volume.uuid()).is_ok();
     if !document.reservations.contains_key(&volume.uuid()) {
         return Ok(Done::already(format!("nobody is registered at {name}; nothing to purge")));
     }
-    // What cannot be read cannot be kept.
-    let before = reservations::restored(&document, volume.uuid()).unwrap_or_default();
+    // Registrations that cannot be read cannot be kept.
+    let before = reservations::restored(&document, volume.uuid())
+        .unwrap_or_else(|_| reservations::sanitize_alone(&document, volume.uuid()));
+    if before.sanitize.is_some() && before.reservations.registrations.is_empty() && is_readable {
+        return Ok(Done::already(format!("nobody is registered at {name}; nothing to purge")));
+    }
     keep_sanitize_and(daemon, array, &volume, &before, &Reservations::default()).await?;
     change::follow(daemon, &plan::mapped_again(&document, volume.uuid())).await?;
     Ok(Done::changed(format!("all registrations taken off {name}; everybody may write to it again")))

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use labsan_api::Secret;
 use labsan_api::target::PathState;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use uuid::Uuid;
 
 use super::access::AccessRecord;
@@ -16,7 +17,7 @@ use super::hold::Moment;
 use super::records::{NamedPort, Records, named_ports};
 
 /// The newest meaning of the document that this labsan knows.
-pub(crate) const SCHEMA: u32 = 2;
+pub(crate) const SCHEMA: u32 = 3;
 
 /// Where the port numbers of targets without one begin; far more than there are targets lie on either side.
 const UNNUMBERED_PORTS: u16 = 0x8000;
@@ -40,7 +41,7 @@ pub(crate) struct SanDocument {
     pub(crate) departed: BTreeMap<String, Vec<FreedRecord>>,
     /// Fields of a newer labsan.
     #[serde(flatten)]
-    pub(crate) other: BTreeMap<String, serde_json::Value>,
+    pub(crate) other: BTreeMap<String, Value>,
 }
 
 /// One target.
@@ -79,7 +80,7 @@ pub(crate) struct TargetRecord {
     pub(crate) freed: Vec<FreedRecord>,
     /// Fields of a newer labsan.
     #[serde(flatten)]
-    pub(crate) other: BTreeMap<String, serde_json::Value>,
+    pub(crate) other: BTreeMap<String, Value>,
 }
 
 /// CHAP both ways.
@@ -116,7 +117,7 @@ pub(crate) struct LunRecord {
     pub(crate) read_only: bool,
     /// Fields of a newer labsan.
     #[serde(flatten)]
-    pub(crate) other: BTreeMap<String, serde_json::Value>,
+    pub(crate) other: BTreeMap<String, Value>,
 }
 
 /// What one initiator sees of a target instead of its LUNs; nothing at all while there is none.
@@ -132,7 +133,7 @@ pub(crate) struct MaskRecord {
     pub(crate) next_lun: u16,
     /// Fields of a newer labsan.
     #[serde(flatten)]
-    pub(crate) other: BTreeMap<String, serde_json::Value>,
+    pub(crate) other: BTreeMap<String, Value>,
 }
 
 /// A number that meant a volume until lately.
@@ -150,7 +151,7 @@ pub(crate) struct FreedRecord {
     pub(crate) at: Moment,
     /// Fields of a newer labsan.
     #[serde(flatten)]
-    pub(crate) other: BTreeMap<String, serde_json::Value>,
+    pub(crate) other: BTreeMap<String, Value>,
 }
 
 /// Why a copy of the document cannot be used.
@@ -184,7 +185,7 @@ impl SanDocument {
     }
 
     /// Read a copy. `null` is what an array carries that was never part of a SAN.
-    pub(crate) fn from_json(value: serde_json::Value) -> Result<Option<Self>, DocumentError> {
+    pub(crate) fn from_json(value: Value) -> Result<Option<Self>, DocumentError> {
         if value.is_null() {
             return Ok(None);
         }
@@ -195,17 +196,23 @@ impl SanDocument {
         Ok(Some(document))
     }
 
-    /// The same but for reservations?
+    /// The same but for reservations, and for what depends on them?
     pub(crate) fn same_configuration(&self, other: &Self) -> bool {
-        let without = |document: &Self| Self { reservations: Records::new(), ..document.clone() };
+        let without = |document: &Self| Self { reservations: Records::new(), schema: 0, ..document.clone() };
         without(self) == without(other)
     }
 
     /// The version that a labsan must know to serve it rightly. One that does not know rules would lose them with its next
-    /// change; one that does not know masks would show initiators LUNs that are not for them.
+    /// change; one that does not know masks would show initiators LUNs that are not for them; one that does not know of SANITIZE would
+    /// let them write to a unit that the next labsan goes on to overwrite.
     pub(crate) fn needed_schema(&self) -> u32 {
         let has_new = |target: &TargetRecord| !target.access.rules.is_empty() || !target.masks.is_empty();
-        if self.targets.iter().any(has_new) { 2 } else { 1 }
+        let is_sanitizing = |record: &Value| record.get("sanitize").is_some();
+        match self.targets.iter().any(has_new) {
+            _ if self.reservations.values().any(is_sanitizing) => 3,
+            true => 2,
+            false => 1,
+        }
     }
 
     /// Does it hold secrets?

@@ -396,3 +396,15 @@ fn registrations_have_a_room_of_their_own() {
     assert_eq!(check_room(&kept, id(4), &record(59)), Ok(()));
     assert!(check_room(&kept, id(4), &record(61)).is_err());
 }
+
+#[test]
+fn a_labsan_that_would_serve_what_is_being_sanitized_does_not_take_the_document() {
+    let mut document = SanDocument::empty(Uuid::nil());
+    document.reservations.insert(Uuid::from_u128(1), serde_json::json!({"registrations": []}));
+    assert_eq!(document.needed_schema(), 1);
+    let sanitize = serde_json::json!({"registrations": [], "sanitize": {"action": "block-erase"}});
+    document.reservations.insert(Uuid::from_u128(2), sanitize);
+    assert_eq!(document.needed_schema(), 3);
+    let served = SanDocument { schema: 3, ..document.clone() };
+    assert!(served.same_configuration(&SanDocument { reservations: Records::new(), schema: 1, ..document }));
+}

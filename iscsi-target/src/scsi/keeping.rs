@@ -52,8 +52,11 @@ impl UnitRecord {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreFailed {
     /// The disks, or what keeps them, did not take it.
-    #[error("the reservations could not be written")]
+    #[error("the unit's record could not be written")]
     Unwritten,
+    /// The same, and whether it is there all the same nobody knows: the next start may find it.
+    #[error("whether the unit's record was written is not known")]
+    Doubtful,
     /// It is larger than the one before, and there is no room for that.
     #[error("there is no room for so many registrations")]
     NoRoom,
@@ -62,7 +65,7 @@ pub enum StoreFailed {
 impl From<StoreFailed> for Sense {
     fn from(why: StoreFailed) -> Self {
         match why {
-            StoreFailed::Unwritten => Self::INTERNAL_FAILURE,
+            StoreFailed::Unwritten | StoreFailed::Doubtful => Self::INTERNAL_FAILURE,
             StoreFailed::NoRoom => Self::NO_ROOM_TO_REGISTER,
         }
     }
@@ -73,7 +76,8 @@ pub type StoreFuture<'a> = Pin<Box<dyn Future<Output = Result<(), StoreFailed>> 
 
 /// Where a unit's record survives a power loss.
 pub trait UnitStore: Send + Sync + std::fmt::Debug {
-    /// Keep this record, or none, instead of what was kept. Durable when it returns; unchanged if it fails.
+    /// Keep this record, or none, instead of what was kept. Durable when it returns; unchanged if it fails, but for
+    /// [`StoreFailed::Doubtful`].
     fn store(&self, record: Option<UnitRecord>) -> StoreFuture<'_>;
 }
 

@@ -244,14 +244,11 @@ impl LogicalUnit {
         self.state().attentions.meet(nexus);
     }
 
-    /// The same for a nexus that begins. What it set or reserved here before is gone, perhaps by a start of the daemon that it
-    /// cannot know of: it is told so first (SAM-5 clause 5.14.1).
+    /// The same for a nexus that begins. What it had set here may be gone by a start that it cannot know of: it is told so once
+    /// (SAM-5 clause 5.14.1). That it has lost a session it knows.
     pub(crate) fn begin(&self, nexus: &Nexus) {
-        let mut state = self.state();
-        if state.attentions.meet(nexus) {
-            state.attentions.tell(nexus, Sense::POWER_ON);
-            self.make_exceptional();
-        }
+        self.state().attentions.begin(nexus);
+        self.make_exceptional();
     }
 
     /// The nexus is lost: its reservation goes with it.

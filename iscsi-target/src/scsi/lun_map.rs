@@ -300,6 +300,12 @@ impl LunMap {
         matches!(data_out, Some(DataOut::Byte(_) | DataOut::Word(_) | DataOut::Long(_)))
     }
 
+    /// Is what a CDB asks for meant for this unit alone, because it changes something there or sends data?
+    pub(crate) fn changes_medium(cdb: &[u8]) -> bool {
+        command_table::find(cdb)
+            .is_some_and(|command| command.writes || !matches!(command.data_out, DataOut::None))
+    }
+
     /// Bytes of data a CDB wants of the initiator. `None` for a command that is not known.
     pub fn data_out_length(&self, nexus: &Nexus, lun: u64, cdb: &[u8]) -> Option<u64> {
         Self::data_out_wanted(self.unit(nexus, lun).as_deref(), cdb)
@@ -364,7 +370,7 @@ impl LunMap {
         result.unwrap_or_else(|failure| refused(unit.as_deref(), wanted, failure))
     }
 
-    /// Answer a command whose data was sent to the unit that had the LUN before: the new one gets none of it.
+    /// Answer a command that was sent to the unit that had the LUN before: it is none of the new one's.
     pub(crate) fn was_for_another(nexus: &Nexus, unit: &LogicalUnit, cdb: &[u8]) -> ScsiResponse {
         let wanted = Self::data_out_wanted(Some(unit), cdb).unwrap_or(0);
         // The unit attention that says the same is not told twice.

@@ -1,9 +1,11 @@
 //! Who speaks to whom: the I_T nexus (SAM-5 clause 4.7), and what each nexus has yet to be told.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::hash::{BuildHasher, RandomState};
 
 use super::Sense;
 use super::reservations::ItNexus;
+use crate::limits::MAX_GREETED;
 
 /// An initiator port and a target port.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -25,25 +27,45 @@ pub(crate) const PORTAL_GROUP_TAG: u16 = 1;
 
 /// Unit attentions waiting for each nexus that is known, in the order they came, each once.
 #[derive(Debug, Default)]
-pub(crate) struct Attentions(HashMap<Nexus, VecDeque<Sense>>);
+pub(crate) struct Attentions {
+    waiting: HashMap<Nexus, VecDeque<Sense>>,
+    /// Hashes of those that were told of the start: they are not told again when they come back.
+    greeted: HashSet<u64>,
+    hasher: RandomState,
+}
 
 impl Attentions {
-    /// From now on this nexus is told of changes. False if it was already.
-    pub(crate) fn meet(&mut self, nexus: &Nexus) -> bool {
-        let is_new = !self.0.contains_key(nexus);
-        if is_new {
-            self.0.insert(nexus.clone(), VecDeque::new());
+    /// From now on this nexus is told of changes.
+    pub(crate) fn meet(&mut self, nexus: &Nexus) {
+        if !self.waiting.contains_key(nexus) {
+            self.waiting.insert(nexus.clone(), VecDeque::new());
         }
-        is_new
+    }
+
+    /// The same for one that begins; the first time since the start it is told of that.
+    pub(crate) fn begin(&mut self, nexus: &Nexus) {
+        self.meet(nexus);
+        // Strangers with ever new names take no memory for good: some are told again instead.
+        if self.greeted.len() >= MAX_GREETED {
+            self.greeted.clear();
+        }
+        if self.greeted.insert(self.hasher.hash_one(nexus)) {
+            self.tell(nexus, Sense::POWER_ON);
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn remembered(&self) -> usize {
+        self.greeted.len()
     }
 
     pub(crate) fn forget(&mut self, nexus: &Nexus) {
-        self.0.remove(nexus);
+        self.waiting.remove(nexus);
     }
 
     /// Tell every nexus, but not `but`.
     pub(crate) fn raise(&mut self, sense: Sense, but: Option<&Nexus>) {
-        for (nexus, queue) in &mut self.0 {
+        for (nexus, queue) in &mut self.waiting {
             if Some(nexus) != but && !queue.contains(&sense) {
                 queue.push_back(sense);
             }
@@ -52,14 +74,14 @@ impl Attentions {
 
     /// Tell one nexus, if it is known.
     pub(crate) fn tell(&mut self, nexus: &Nexus, sense: Sense) {
-        if let Some(queue) = self.0.get_mut(nexus).filter(|queue| !queue.contains(&sense)) {
+        if let Some(queue) = self.waiting.get_mut(nexus).filter(|queue| !queue.contains(&sense)) {
             queue.push_back(sense);
         }
     }
 
     /// Tell one nexus, if it is logged in. Who is not begins anew.
     pub(crate) fn raise_for(&mut self, nexus: &ItNexus, sense: Sense) {
-        let queues = self.0.iter_mut().filter(|(known, _)| nexus.is(known));
+        let queues = self.waiting.iter_mut().filter(|(known, _)| nexus.is(known));
         for (_, queue) in queues {
             if !queue.contains(&sense) {
                 queue.push_back(sense);
@@ -69,22 +91,22 @@ impl Attentions {
 
     /// Everyone who is told.
     pub(crate) fn nexuses(&self) -> impl Iterator<Item = &Nexus> {
-        self.0.keys()
+        self.waiting.keys()
     }
 
     /// Nobody has anything to be told.
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.values().all(VecDeque::is_empty)
+        self.waiting.values().all(VecDeque::is_empty)
     }
 
     /// The next one for this nexus.
     pub(crate) fn next(&mut self, nexus: &Nexus) -> Option<Sense> {
-        self.0.get_mut(nexus)?.pop_front()
+        self.waiting.get_mut(nexus)?.pop_front()
     }
 
     /// Take out one kind: it was told otherwise (REPORT LUNS clears 3F/0E, SPC-4).
     pub(crate) fn clear(&mut self, nexus: &Nexus, sense: Sense) {
-        if let Some(queue) = self.0.get_mut(nexus) {
+        if let Some(queue) = self.waiting.get_mut(nexus) {
             queue.retain(|waiting| *waiting != sense);
         }
     }

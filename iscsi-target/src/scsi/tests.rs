@@ -325,7 +325,7 @@ fn changes_are_told_to_each_nexus_once_and_in_order() {
 }
 
 #[test]
-fn a_nexus_that_begins_is_told_so_first_and_by_every_unit() {
+fn each_nexus_is_told_of_the_start_first_and_once_by_every_unit() {
     let bench = open();
     let other = LogicalUnit::new(
         Arc::new(bench.device.clone()),
@@ -338,15 +338,30 @@ fn a_nexus_that_begins_is_told_so_first_and_by_every_unit() {
     let ready = |lun: u64| bench.send("c", lun << 48, &[0x00], &[]);
     assert_eq!([codes(&ready(0)), codes(&ready(0)), codes(&ready(1))], [BEGUN, (6, 0x2a, 9), BEGUN]);
     assert_eq!([ready(0).status, ready(1).status], [Status::Good; 2], "once");
-    // It has not begun anew because it is met again; nor is a LUN that comes later a beginning.
+    // It has not begun because it is met again; nor is a LUN that comes later a beginning.
     bench.luns.nexus_met(&nexus("c"));
     assert_eq!(ready(0).status, Status::Good);
     let unit = bench.luns.remove(1).unwrap();
     bench.luns.insert(2, unit).unwrap();
     assert_eq!(ready(2).status, Status::Good);
+    // That it was away it knows.
     bench.luns.nexus_lost(&nexus("c"));
     bench.luns.nexus_met(&nexus("c"));
-    assert_eq!(codes(&ready(2)), BEGUN);
+    assert_eq!([ready(0).status, ready(2).status], [Status::Good; 2]);
+}
+
+#[test]
+fn strangers_take_no_memory_for_good() {
+    let mut attentions = nexus::Attentions::default();
+    let mut told = 0;
+    for number in 0..3 * crate::limits::MAX_GREETED {
+        let stranger = nexus(&number.to_string());
+        attentions.begin(&stranger);
+        told += usize::from(attentions.next(&stranger).is_some());
+        attentions.forget(&stranger);
+    }
+    assert_eq!(told, 3 * crate::limits::MAX_GREETED);
+    assert!(attentions.remembered() <= crate::limits::MAX_GREETED);
 }
 
 #[test]

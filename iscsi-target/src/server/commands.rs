@@ -153,7 +153,8 @@ impl Commands {
             let Phase::Dormant { data: data_out, meant } = std::mem::replace(&mut task.phase, running) else {
                 return;
             };
-            let is_another = !data_out.is_empty() && unit.as_deref().is_some_and(|unit| !meant.is(unit));
+            let is_another = LunMap::changes_medium(&task.header.cdb)
+                && unit.as_deref().is_some_and(|unit| !meant.is(unit));
             let header = &task.header;
             let (reads, writes) =
                 (header.flags & request::COMMAND_READ != 0, header.flags & request::COMMAND_WRITE != 0);

@@ -170,7 +170,8 @@ impl Connection {
         const NO_RECOVERY: u8 = 2;
         let header: request::Logout = bhs.view();
         let (own, cid) = (self.cid(), header.cid.get());
-        let mut others = self.commands.state.open_links();
+        // One that was lost is among them until its commands are over.
+        let mut others = self.commands.state.links.borrow().clone();
         others.retain(|link| link.cid != own);
         let response = match header.reason & 0x7f {
             CLOSE_SESSION => {
@@ -189,7 +190,7 @@ impl Connection {
             _ => return self.commands.link.reject(RejectReason::InvalidPduField, bhs),
         };
         if response == CLOSED {
-            others.iter().for_each(|link| link.ask(Errand::Close));
+            others.iter().filter(|link| !link.closed.get()).for_each(|link| link.ask(Errand::Close));
         }
         let answer = self.logout_answer(header.initiator_task_tag.get(), response);
         if response == CLOSED && (header.reason & 0x7f == CLOSE_SESSION || cid == own) {

@@ -139,7 +139,7 @@ pub async fn assemble(
     }
     // The roles are durable: from here on nothing is written that a member left out could be missed for.
     recover_journal(&core, opened.found.as_ref()).await?;
-    core.recover_redo(record.as_ref()).await?;
+    core.recover_redo(record.as_ref(), options.force).await?;
     let document = core.control.lock().await.document.clone();
     core.emit(ArrayEvent::NewArray);
     if plan.is_degraded() {

@@ -33,7 +33,7 @@ impl Core {
     ) -> Result<(), IoError> {
         let outcome = self.try_fail_member(number, reason, operation).await;
         if outcome.as_ref().is_err_and(|error| error.kind == IoErrorKind::ArrayFailed) {
-            self.give_up(reason);
+            self.give_up_for_loss(reason);
         }
         outcome
     }
@@ -78,11 +78,14 @@ impl Core {
         self.geometry.tolerates(&missing)
     }
 
+    pub(crate) fn give_up_for_loss(&self, reason: &str) {
+        self.give_up(&format!("more members are lost than the array tolerates: {reason}"));
+    }
+
+    /// Take no more writes.
     pub(crate) fn give_up(&self, reason: &str) {
         if !self.failed.swap(true, Ordering::AcqRel) {
-            self.note(format!(
-                "writes are refused, more members are lost than the array tolerates: {reason}"
-            ));
+            self.note(format!("writes are refused: {reason}"));
             self.emit(ArrayEvent::ArrayFailed { reason: reason.to_owned() });
             if let Some(journal) = &self.journal {
                 journal.wake_waiting();
@@ -162,7 +165,7 @@ impl Core {
             return;
         }
         if error.kind == IoErrorKind::Gone && self.table().slot_of(member.number).is_some() {
-            self.give_up(&reason);
+            self.give_up_for_loss(&reason);
         }
     }
 

@@ -104,7 +104,7 @@ impl Core {
     fn without(&self, table: MemberTable, member: &Member, error: &IoError) -> Result<MemberTable, IoError> {
         Counters::count(&member.counters.write_errors);
         if table.slot_of(member.number).is_some_and(|slot| !self.can_do_without(&table, slot)) {
-            self.give_up(&error.to_string());
+            self.give_up_for_loss(&error.to_string());
             return Err(self.error(IoErrorKind::ArrayFailed, IoOperation::Write, 0, 0));
         }
         Ok(table.with_failed(member.number, &error.to_string()).unwrap_or(table))

@@ -254,6 +254,10 @@ impl Core {
             Some(redo) => Some(redo.pause().await),
             None => None,
         };
+        if self.has_failed() {
+            // One that was given up has its record on the members that are in sync now, and is half-way in place on this one.
+            return Ok(Ended::Interrupted);
+        }
         let joined = self.join_journal(&rebuild.member).await;
         let ended = match joined {
             Ok(()) => self.call_in_sync(rebuild).await,

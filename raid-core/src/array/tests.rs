@@ -16,6 +16,7 @@ use crate::volume::VolumeSpec;
 mod half_written;
 mod hanging;
 mod late_reads;
+mod mirrors_full;
 mod replayed;
 mod space;
 mod stalls;

@@ -229,7 +229,8 @@ impl LogicalUnit {
         let job = Arc::new(Job { work, may_exit, size_bytes: self.device().info().size_bytes });
         let before = state.begin(Arc::clone(&job))?;
         if let Err(why) = self.keep(&self.reservations(), state.record()).await {
-            state.enter(before);
+            // A start that finds it kept sanitizes: if that may be, nobody writes until it is done or forgotten.
+            state.enter(if why == StoreFailed::Doubtful { Phase::Failed(job) } else { before });
             return Err(refusal(why).into());
         }
         Ok(self.run_sanitizing(job, 0))
@@ -300,7 +301,7 @@ fn is_interruption(kind: IoErrorKind) -> bool {
 fn refusal(why: StoreFailed) -> Sense {
     match why {
         StoreFailed::NoRoom => Sense::NO_RESOURCES,
-        StoreFailed::Unwritten => why.into(),
+        StoreFailed::Unwritten | StoreFailed::Doubtful => why.into(),
     }
 }
 

@@ -98,6 +98,20 @@ fn what_cannot_be_kept_does_not_begin() {
     }
 }
 
+#[test]
+fn nobody_is_let_in_while_it_is_not_known_whether_it_is_kept() {
+    let (device, store) = (slow(), Arc::<Store>::default());
+    let (bench, _) = started(&device, &store, None);
+    *store.fails.lock().unwrap() = Some(StoreFailed::Doubtful);
+    run(async {
+        assert_eq!(codes(&begin(&bench, 0x20).await), (4, 0x44, 0));
+        assert_eq!(codes(&bench.send_now(0, &READ, &[]).await), FAILED);
+        *store.fails.lock().unwrap() = None;
+        assert_eq!(bench.send_now(0, &EXIT, &[]).await.status, Status::Good);
+        assert_eq!(bench.send_now(0, &READ, &[]).await.status, Status::Good);
+    });
+}
+
 /// A start would overwrite what is written until then.
 #[test]
 fn nobody_is_let_in_while_a_start_would_sanitize_again() {

@@ -269,6 +269,16 @@ impl Core {
         record: Bytes,
         places: impl Iterator<Item = (Arc<Member>, u64)>,
     ) -> Result<(), IoError> {
+        let results = self.ring_writes(record, places).await;
+        self.settle_member_failures(results).await
+    }
+
+    /// The same, with what became of it on each.
+    pub(super) async fn ring_writes(
+        &self,
+        record: Bytes,
+        places: impl Iterator<Item = (Arc<Member>, u64)>,
+    ) -> Vec<(Arc<Member>, Result<(), IoError>)> {
         let writes = places.map(|(member, at)| {
             let record = record.clone();
             async move {
@@ -277,8 +287,7 @@ impl Core {
                 (member, result)
             }
         });
-        let results = join_all(writes).await;
-        self.settle_member_failures(results).await
+        join_all(writes).await
     }
 
     /// Members in turn, as many as one more than the level can lose, and a place on each.

@@ -64,6 +64,17 @@ pub enum JournalError {
         /// The array's name.
         array: String,
     },
+    /// The atomic write of a mirror that was cut short cannot be completed.
+    #[error(
+        "array {array}: an atomic write was cut short, and there is no space to complete it ({error}): make room below its members, \
+         or start with --force to leave it in part"
+    )]
+    NoSpace {
+        /// The array's name.
+        array: String,
+        /// Where space is missing.
+        error: IoError,
+    },
     /// One start more, and the head could not name all that wrote what is in the journal.
     #[error(
         "array {array}: its recovery was cut short too often, each time after new commits; writes that were acknowledged are \

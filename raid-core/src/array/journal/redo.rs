@@ -200,8 +200,28 @@ impl Core {
         if planted(Sabotage::RecordOnOneMember) {
             members.truncate(1);
         }
+        self.write_at_rings_begin(record.freeze(), members).await
+    }
+
+    async fn write_at_rings_begin(&self, bytes: Bytes, members: Vec<Arc<Member>>) -> Result<(), IoError> {
         let places = members.into_iter().map(|member| (member, RECORD_AT));
-        self.write_to_rings(record.freeze(), places).await
+        let results = self.ring_writes(bytes, places).await;
+        self.settle_unless_full(results).await
+    }
+
+    /// Members that fail are out. A host that is full, where nothing could be provided for (snapshots below the members, pools
+    /// that tell nobody), is no fault of theirs, and would soon have all of them out.
+    async fn settle_unless_full(
+        &self,
+        results: Vec<(Arc<Member>, Result<(), IoError>)>,
+    ) -> Result<(), IoError> {
+        let full = results.iter().find_map(|(_, result)| {
+            result.as_ref().err().filter(|error| error.kind == IoErrorKind::NoSpace).cloned()
+        });
+        match full {
+            Some(error) => Err(error),
+            None => self.settle_member_failures(results).await,
+        }
     }
 
     /// Write every copy, durably; what was lost there is known again.
@@ -218,7 +238,7 @@ impl Core {
             })
         });
         let results = join_all(writes).await;
-        self.settle_member_failures(results).await?;
+        self.settle_unless_full(results).await?;
         let range = |(unit, start, data): &Piece| -> Range<u64> {
             self.in_array(*unit, *start..*start + data.len() as u32)
         };
@@ -231,8 +251,7 @@ impl Core {
     }
 
     async fn erase_on(&self, members: Vec<Arc<Member>>) -> Result<(), IoError> {
-        let page = Buffer::zeroed(PAGE_BYTES).freeze();
-        self.write_to_rings(page, members.into_iter().map(|member| (member, RECORD_AT))).await
+        self.write_at_rings_begin(Buffer::zeroed(PAGE_BYTES).freeze(), members).await
     }
 
     /// The same at a start that found none: what could not be read might be by the next one, when others have written there.
@@ -254,9 +273,31 @@ impl Core {
         self.erase_on(others.map(|(member, _)| member).collect()).await
     }
 
-    /// Complete the atomic write that was under way when the last life ended. Nobody is served yet.
-    pub(in crate::array) async fn recover_redo(&self, found: Option<&FoundRecord>) -> Result<(), IoError> {
-        let Some(found) = found else { return self.erase_leftovers().await };
+    /// Complete the atomic write that was under way when the last life ended. Nobody is served yet. `force`: where there is no
+    /// space for it, leave it as it is; the resync makes its copies equal, for their regions are dirty since it began.
+    pub(in crate::array) async fn recover_redo(
+        &self,
+        found: Option<&FoundRecord>,
+        force: bool,
+    ) -> Result<(), JournalError> {
+        let Some(found) = found else { return Ok(self.erase_leftovers().await?) };
+        match self.complete(found).await {
+            Ok(()) => self.note("an atomic write had been cut short: it was completed".to_owned()),
+            Err(error) if error.kind == IoErrorKind::NoSpace && force => {
+                self.note(
+                    "an atomic write had been cut short, and is left in part: there was no space for it"
+                        .to_owned(),
+                );
+            }
+            Err(error) if error.kind == IoErrorKind::NoSpace => {
+                return Err(JournalError::NoSpace { array: self.name.to_string(), error });
+            }
+            Err(error) => return Err(error.into()),
+        }
+        Ok(self.erase_records().await?)
+    }
+
+    async fn complete(&self, found: &FoundRecord) -> Result<(), IoError> {
         // What can be read now must survive the next power cut too.
         self.flush_members().await?;
         if !planted(Sabotage::NoRecopyAtRecovery) {
@@ -264,16 +305,14 @@ impl Core {
         }
         let pieces = self.pieces_of(found);
         self.mark_all_written(pieces.iter().map(|(unit, ..)| *unit..unit + 1)).await?;
-        self.put_copies_in_place(&pieces).await?;
-        self.note("an atomic write had been cut short: it was completed".to_owned());
-        self.erase_records().await
+        self.put_copies_in_place(&pieces).await
     }
 
     /// Whichever member is lost next, with the power or without: who is left has the record until all of it is in place.
     async fn copy_record(&self, found: &FoundRecord) -> Result<(), IoError> {
         let members = self.members_in_sync().into_iter();
-        let lacking = members.filter(|member| !found.holders.contains(&member.number));
-        self.write_to_rings(found.image.clone(), lacking.map(|member| (member, RECORD_AT))).await
+        let lacking = members.filter(|member| !found.holders.contains(&member.number)).collect();
+        self.write_at_rings_begin(found.image.clone(), lacking).await
     }
 
     /// What lies outside of the array was written by nobody sane.

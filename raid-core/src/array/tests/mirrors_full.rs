@@ -1,0 +1,69 @@
+//! Atomic writes of mirrors on a host that is full, though nothing said so before: no member is at fault.
+
+use super::*;
+use crate::array::journal::JournalError;
+use crate::format::layout::MemberLayout;
+
+const LENGTH: usize = 64 << 10;
+
+async fn first_bytes(array: &Array) -> [u8; 2] {
+    let (buffer, result) = array.read(0, Buffer::zeroed(LENGTH)).await;
+    result.unwrap();
+    [buffer[0], buffer[LENGTH - 1]]
+}
+
+async fn refused(world: &World, force: bool) -> bool {
+    matches!(world.assemble(&[], force).await, Err(AssembleError::Journal(JournalError::NoSpace { .. })))
+}
+
+/// With an atomic write that found no space when it came in place, and the power gone since.
+async fn half_way() -> World {
+    let disks = (0..2).map(|index| Faulty::new(&format!("/disks/{index}"))).collect();
+    let world = World::over_with(disks, Level::Raid1, 2, Policy::Bitmap).await;
+    world.array.write(0, vec![1; LENGTH].into(), Durability::Durable).await.unwrap();
+    let data = MemberLayout::for_member(world.disks[0].info().size_bytes).unwrap().data_offset;
+    for disk in &world.disks {
+        disk.unwritable.lock().unwrap().push((data + BLOCK..data + 2 * BLOCK, IoErrorKind::NoSpace));
+    }
+    let ended = world.array.write_atomic_parts(vec![(0, vec![2; LENGTH].into())]).await;
+    assert_eq!(ended.unwrap_err().kind, IoErrorKind::NoSpace);
+    let status = world.array.status().await;
+    assert!(status.members.iter().all(|member| member.state == MemberState::InSync), "{status:?}");
+    let later = world.array.write(0, vec![3; LENGTH].into(), Durability::Durable).await;
+    assert_eq!(later.unwrap_err().kind, IoErrorKind::ArrayFailed, "not over what a start may put in place");
+    world
+}
+
+#[test]
+fn an_atomic_write_without_space_takes_no_member_out_and_is_completed_when_there_is_some() {
+    run(async {
+        let mut world = half_way().await;
+        world.array.stop().await.unwrap();
+        assert!(refused(&world, false).await);
+        for disk in &world.disks {
+            disk.unwritable.lock().unwrap().clear();
+        }
+        world.array = world.assemble(&[], false).await.unwrap();
+        assert_eq!(first_bytes(&world.array).await, [2, 2]);
+        world.array.write(0, vec![4; LENGTH].into(), Durability::Durable).await.unwrap();
+    });
+}
+
+#[test]
+fn an_array_can_be_started_without_the_space_for_an_atomic_write() {
+    run(async {
+        let mut world = half_way().await;
+        world.array.stop().await.unwrap();
+        assert!(refused(&world, false).await);
+        world.array = world.assemble(&[], true).await.unwrap();
+        for disk in &world.disks {
+            disk.unwritable.lock().unwrap().clear();
+        }
+        world.array.write(0, vec![5; LENGTH].into(), Durability::Durable).await.unwrap();
+        world.wait_for(ArrayState::Optimal).await;
+        world.check_redundancy().await;
+        world.array.stop().await.unwrap();
+        world.array = world.assemble(&[], false).await.unwrap();
+        assert_eq!(first_bytes(&world.array).await, [5, 5], "it does not come back");
+    });
+}
