@@ -76,8 +76,8 @@ pub const SESSION_MAILBOX: usize = 16;
 /// in which the arrays keep them.
 pub const MAX_REGISTRATIONS: usize = 256;
 
-/// Nexuses that a logical unit remembers to have told of its start, at 8 bytes each: more than any cluster has.
-pub const MAX_GREETED: usize = 4096;
+/// Initiators that a logical unit remembers to have been there, at 8 bytes each: more than any cluster has.
+pub const MAX_RETURNING: usize = 4096;
 
 /// Memory for parameter lists, apart from that for data: a node that fences another does not wait behind its writes.
 pub const PARAMETER_POOL_BYTES: usize = 4 << 20;

@@ -84,8 +84,11 @@ fn a_session_is_told_of_the_start_and_one_that_comes_again_is_not() {
     assert_eq!([first.ready(), first.ready()], [Some(BEGUN), None]);
     let (mut again, _) = log_in_at(bench.address, 1);
     assert_eq!(again.ready(), None);
-    let (mut another, _) = log_in_at(bench.address, 2);
-    assert_eq!(another.ready(), Some(BEGUN), "another nexus");
+    let (mut elsewhere, _) = log_in_at(bench.address, 2);
+    assert_eq!(elsewhere.ready(), None, "nor under another ISID");
+    let mut another = Initiator::connect(bench.address);
+    another.log_in_untold("iqn.2026-11.com.example:another", Some(TARGET), "").unwrap();
+    assert_eq!(another.ready(), Some(BEGUN), "another initiator");
 }
 
 /// All sessions end, the asking one too, when it has its answer (RFC 7143 section 11.5.1).

@@ -5,7 +5,7 @@ use std::hash::{BuildHasher, RandomState};
 
 use super::Sense;
 use super::reservations::ItNexus;
-use crate::limits::MAX_GREETED;
+use crate::limits::MAX_RETURNING;
 
 /// An initiator port and a target port.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -29,8 +29,9 @@ pub(crate) const PORTAL_GROUP_TAG: u16 = 1;
 #[derive(Debug, Default)]
 pub(crate) struct Attentions {
     waiting: HashMap<Nexus, VecDeque<Sense>>,
-    /// Hashes of those that were told of the start: they are not told again when they come back.
-    greeted: HashSet<u64>,
+    /// Hashes of the names of initiators that were here and have lost a nexus: they are not told of the start when they come
+    /// back, be it under another ISID, as some do.
+    returning: HashSet<u64>,
     hasher: RandomState,
 }
 
@@ -42,25 +43,28 @@ impl Attentions {
         }
     }
 
-    /// The same for one that begins; the first time since the start it is told of that.
+    /// The same for one that begins; it is told of the start, unless it only comes back.
     pub(crate) fn begin(&mut self, nexus: &Nexus) {
+        let is_here = self.waiting.contains_key(nexus);
         self.meet(nexus);
-        // Strangers with ever new names take no memory for good: some are told again instead.
-        if self.greeted.len() >= MAX_GREETED {
-            self.greeted.clear();
-        }
-        if self.greeted.insert(self.hasher.hash_one(nexus)) {
+        if !is_here && !self.returning.contains(&self.hasher.hash_one(&nexus.initiator_name)) {
             self.tell(nexus, Sense::POWER_ON);
         }
     }
 
     #[cfg(test)]
     pub(crate) fn remembered(&self) -> usize {
-        self.greeted.len()
+        self.returning.len()
     }
 
     pub(crate) fn forget(&mut self, nexus: &Nexus) {
-        self.waiting.remove(nexus);
+        if self.waiting.remove(nexus).is_some() {
+            // Strangers with ever new names take no memory for good: some are told again instead.
+            if self.returning.len() >= MAX_RETURNING {
+                self.returning.clear();
+            }
+            self.returning.insert(self.hasher.hash_one(&nexus.initiator_name));
+        }
     }
 
     /// Tell every nexus, but not `but`.

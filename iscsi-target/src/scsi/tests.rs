@@ -348,20 +348,31 @@ fn each_nexus_is_told_of_the_start_first_and_once_by_every_unit() {
     bench.luns.nexus_lost(&nexus("c"));
     bench.luns.nexus_met(&nexus("c"));
     assert_eq!([ready(0).status, ready(2).status], [Status::Good; 2]);
+    // Some come back under another ISID; a second one beside it is another path, and begins.
+    let other = Nexus { isid: [7; 6], ..nexus("c") };
+    bench.luns.nexus_met(&other);
+    let response = run(bench.luns.execute(&other, command(0, &[0x00], &[]), &bench.pool));
+    assert_eq!(response.status, Status::Good);
+    let paths = [1, 2].map(|isid| Nexus { isid: [isid; 6], ..nexus("d") });
+    paths.iter().for_each(|path| bench.luns.nexus_met(path));
+    for path in &paths {
+        let response = run(bench.luns.execute(path, command(0, &[0x00], &[]), &bench.pool));
+        assert_eq!(codes(&response), BEGUN);
+    }
 }
 
 #[test]
 fn strangers_take_no_memory_for_good() {
     let mut attentions = nexus::Attentions::default();
     let mut told = 0;
-    for number in 0..3 * crate::limits::MAX_GREETED {
+    for number in 0..3 * crate::limits::MAX_RETURNING {
         let stranger = nexus(&number.to_string());
         attentions.begin(&stranger);
         told += usize::from(attentions.next(&stranger).is_some());
         attentions.forget(&stranger);
     }
-    assert_eq!(told, 3 * crate::limits::MAX_GREETED);
-    assert!(attentions.remembered() <= crate::limits::MAX_GREETED);
+    assert_eq!(told, 3 * crate::limits::MAX_RETURNING);
+    assert!(attentions.remembered() <= crate::limits::MAX_RETURNING);
 }
 
 #[test]

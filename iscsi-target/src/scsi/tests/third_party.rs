@@ -73,7 +73,6 @@ fn blocks_go_from_unit_to_unit_and_the_outcome_is_kept() {
     assert_eq!(codes(&bench.send("b", 0, &results(0, 9), &[])), (5, 0x24, 0), "another's");
     bench.luns.nexus_lost(&nexus("a"));
     bench.luns.nexus_met(&nexus("a"));
-    assert_eq!(bench.codes(&[0x00], &[]), BEGUN);
     assert_eq!(bench.codes(&results(0, 9), &[]), (5, 0x24, 0), "gone with the nexus");
     let parameters = bench.data(&results(3, 0));
     assert_eq!(parameters.len(), 4 + u32::from_be_bytes(parameters[..4].try_into().unwrap()) as usize);
