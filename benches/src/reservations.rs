@@ -34,7 +34,7 @@ pub(crate) fn measure(parent: &Path, lun_bytes: u64, quick: bool) -> Result<Stri
     let log = tempfile::NamedTempFile::new()?;
     let mut writing = client.write_on(log.path())?;
     let spare = lab.extra_disk("spare.img", std::fs::metadata(&lab.disks[0])?.len())?;
-    lab.daemon.raidctl(&["array", "add", "lab", &spare.to_string_lossy(), "--spare"])?.ok()?;
+    lab.daemon.raidctl(&["array", "add", "lab", &spare.to_string_lossy()])?.ok()?;
     lab.fail(0)?;
     let mut wait = mortal(&tools::own("raidctl")?);
     wait.arg("--socket").arg(lab.daemon.socket());
