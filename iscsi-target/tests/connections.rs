@@ -231,10 +231,7 @@ fn a_logout_of_another_connection_is_answered_when_that_is_over() {
     two.command(0xa0, 512, &write_cdb(0, 512), &[1; 512]);
     bench.eventually("the write runs", || gate.waiting.load(Ordering::SeqCst));
     one.cmd_sn = two.cmd_sn;
-    let mut logout = header(0x40 | opcode::LOGOUT, 0x81, 78);
-    logout[20..22].copy_from_slice(&2_u16.to_be_bytes());
-    put(&mut logout, 24, one.cmd_sn);
-    one.send(logout, &[]);
+    one.send_logout(1, 2);
     assert!(two.receive().is_none(), "it is closed");
     assert!(one.ping().is_empty(), "and not answered: its write still runs");
     gate.open.store(true, Ordering::SeqCst);
@@ -255,10 +252,7 @@ fn nor_is_one_of_a_connection_that_was_lost_answered_before_its_commands_are_ove
     drop(two);
     // What has happened before the first of these is seen by the second: one worker serves both connections.
     assert!(one.ping().is_empty() && one.ping().is_empty());
-    let mut logout = header(0x40 | opcode::LOGOUT, 0x81, 78);
-    logout[20..22].copy_from_slice(&2_u16.to_be_bytes());
-    put(&mut logout, 24, one.cmd_sn);
-    one.send(logout, &[]);
+    one.send_logout(1, 2);
     assert!(one.ping().is_empty(), "its write still runs");
     gate.open.store(true, Ordering::SeqCst);
     let answer = one.expect(opcode::LOGOUT_RESPONSE);

@@ -191,6 +191,12 @@ enum Problem {
          the place of its former self; put both in one group, as in portals = [\"{address},{own}\"]"
     )]
     OtherGroup { address: SocketAddr, group: u16, own: u16 },
+    #[error(
+        "{address} may be this host's, of portal {wildcard} in portal group {group}, and this one is in {own}: a session that \
+         comes again there would not take the place of its former self; put both in one group, as in portals = \
+         [\"{wildcard},{own}\"], or list the host's addresses one by one"
+    )]
+    WildcardGroup { address: SocketAddr, wildcard: SocketAddr, group: u16, own: u16 },
     #[error("a weight means nothing to policy = \"{0}\": leave it out, or use policy = \"weighted\"")]
     Weight(Policy),
     #[error(
@@ -212,6 +218,14 @@ pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
 /// The portal of this host that has this address as its own.
 pub(crate) fn own_portal(portals: &[Portal], address: SocketAddr) -> Option<usize> {
     portals.iter().position(|portal| canonical(portal.address) == canonical(address))
+}
+
+/// The portal that serves this address if it is this host's: one for all addresses.
+fn wildcard_portal(portals: &[Portal], address: SocketAddr) -> Option<&Portal> {
+    portals.iter().find(|portal| {
+        let all = portal.address;
+        all.ip().is_unspecified() && all.port() == address.port() && (all.is_ipv6() || address.is_ipv4())
+    })
 }
 
 /// Can all of these tables be, beside each other and these portals?
@@ -289,11 +303,24 @@ fn check_place(
     if address != portal && tables.iter().any(|other| canonical(other.portal.address) == address) {
         return Err(Problem::Redirects(address));
     }
-    let group_of = |address| own_portal(portals, address).map(|index| portals[index].group);
-    match (group_of(address), group_of(portal)) {
-        (Some(group), Some(own)) if group != own => Err(Problem::OtherGroup { address, group, own }),
-        (None, _) if table.policy == Policy::LeastSessions && table.health == Check::Tcp => {
-            Err(Problem::NoCount(address))
+    check_group(address, portal, portals)?;
+    let is_counted = own_portal(portals, address).is_some() || table.health != Check::Tcp;
+    if table.policy == Policy::LeastSessions && !is_counted {
+        return Err(Problem::NoCount(address));
+    }
+    Ok(())
+}
+
+/// What is this host's is in the group of the portal that sends there.
+fn check_group(address: SocketAddr, portal: SocketAddr, portals: &[Portal]) -> Result<(), Problem> {
+    let Some(own) = own_portal(portals, portal).map(|index| portals[index].group) else { return Ok(()) };
+    if let Some(index) = own_portal(portals, address) {
+        let group = portals[index].group;
+        return if group == own { Ok(()) } else { Err(Problem::OtherGroup { address, group, own }) };
+    }
+    match wildcard_portal(portals, address) {
+        Some(Portal { address: wildcard, group, .. }) if *group != own => {
+            Err(Problem::WildcardGroup { address, wildcard: *wildcard, group: *group, own })
         }
         _ => Ok(()),
     }

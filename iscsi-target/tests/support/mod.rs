@@ -411,12 +411,17 @@ impl Initiator {
         String::from_utf8(self.expect(opcode::TEXT_RESPONSE).data).unwrap()
     }
 
-    /// Log out for this reason; the response.
-    pub fn log_out(&mut self, reason: u8, cid: u16) -> Pdu {
+    /// Ask to log out for this reason, with tag 78, and wait for nothing.
+    pub fn send_logout(&mut self, reason: u8, cid: u16) {
         let mut logout = header(0x40 | opcode::LOGOUT, 0x80 | reason, 78);
         logout[20..22].copy_from_slice(&cid.to_be_bytes());
         put(&mut logout, 24, self.cmd_sn);
         self.send(logout, &[]);
+    }
+
+    /// Log out for this reason; the response.
+    pub fn log_out(&mut self, reason: u8, cid: u16) -> Pdu {
+        self.send_logout(reason, cid);
         self.receive().expect("the target closed the connection")
     }
 

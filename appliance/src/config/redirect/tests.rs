@@ -52,6 +52,29 @@ fn every_policy_can_be_asked_for() {
     assert!(parse(&counted).is_ok(), "whoever is no portal of ours can be asked");
 }
 
+/// Nobody knows which addresses are this host's, but a portal for all of them serves those that are.
+#[test]
+fn an_address_that_a_portal_for_all_addresses_may_serve_is_in_its_group() {
+    let table = |wildcard: &str, to: &str| {
+        let portals = format!("portals = ['{wildcard}', '10.0.0.1:3261,2']");
+        parse(&format!(
+            "{portals}\n[[redirect]]\nportal = '10.0.0.1:3261'\npolicy = 'fixed'\naddresses = ['{to}']\n"
+        ))
+    };
+    for wildcard in ["0.0.0.0", "[::]"] {
+        let refused = table(wildcard, "10.0.0.1:3260").unwrap_err().to_string();
+        let words = format!("portals = [\"{wildcard}:3260,2\"]");
+        assert!(
+            refused.contains("10.0.0.1:3260 may be this host's") && refused.contains(&words),
+            "{refused}"
+        );
+        assert!(table(&format!("{wildcard}:3260,2"), "10.0.0.1:3260").is_ok(), "one group");
+        assert!(table(wildcard, "10.0.0.1:3262").is_ok(), "another port");
+    }
+    assert!(table("0.0.0.0", "[fd00::1]:3260").is_ok(), "another family");
+    assert!(table("[::]", "[fd00::1]:3260").is_err());
+}
+
 #[test]
 fn what_cannot_be_is_refused_with_what_to_write() {
     let cases = [

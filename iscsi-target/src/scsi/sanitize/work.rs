@@ -98,16 +98,19 @@ impl LogicalUnit {
         block_of: impl Fn(u64) -> Vec<u8>,
     ) -> Result<(), IoError> {
         let (began, mut done) = (Instant::now(), from);
+        let rate = self.options().sanitize_rate;
+        // No pause is longer than a second, unless a block is worth more: until its end a stop of the array is not seen.
+        let piece_bytes = rate.map_or(OVERWRITE_BYTES, |rate| rate.get().min(OVERWRITE_BYTES));
         while done < job.total_bytes() {
             let pass = done / job.size_bytes;
-            let piece = repeated(&block_of(pass));
+            let piece = repeated(&block_of(pass), piece_bytes);
             while done / job.size_bytes == pass {
                 let offset = done % job.size_bytes;
                 let length = (piece.len() as u64).min(job.size_bytes - offset);
                 self.device().write(offset, piece.slice(..length as usize), Durability::Durable).await?;
                 done += length;
                 self.has_come_to(job, done).await?;
-                if let Some(rate) = self.options().sanitize_rate {
+                if let Some(rate) = rate {
                     tokio::time::sleep_until(began + time_for(done - from, rate)).await;
                 }
             }
@@ -135,8 +138,9 @@ impl LogicalUnit {
     }
 }
 
-fn repeated(block: &[u8]) -> Bytes {
-    Bytes::from(block.repeat((OVERWRITE_BYTES as usize / block.len().max(1)).max(1)))
+/// As many blocks as there is room for in so many bytes, but one at least.
+fn repeated(block: &[u8], bytes: u64) -> Bytes {
+    Bytes::from(block.repeat((bytes as usize / block.len().max(1)).max(1)))
 }
 
 /// What so many bytes take at a rate of bytes a second.

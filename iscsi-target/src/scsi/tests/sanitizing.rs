@@ -2,6 +2,7 @@
 
 use block_io::{Buffer, DeviceInfo, Durability, IoError, IoErrorKind, IoFuture, IoOperation, ReadResult};
 use std::num::NonZeroU64;
+use std::time::Duration;
 
 use super::*;
 
@@ -223,15 +224,22 @@ fn after_a_failure_the_medium_stays_closed_until_it_is_repeated_or_left() {
 }
 
 #[test]
-fn overwriting_keeps_to_its_rate() {
+fn overwriting_keeps_to_its_rate_and_never_pauses_for_long() {
     let size = BLOCKS * 512;
-    let bench = Bench::new(LuOptions { sanitize_rate: NonZeroU64::new(size / 10), ..LuOptions::default() });
+    let bench = Bench::new(LuOptions { sanitize_rate: NonZeroU64::new(size / 16), ..LuOptions::default() });
     while bench.send("a", 0, &[0x00], &[]).status != Status::Good {}
     run(async {
         tokio::time::pause();
         let began = tokio::time::Instant::now();
-        let cdb = [0x48, 1, 0, 0, 0, 0, 0, 0, 5, 0];
-        assert_eq!(bench.send_now(0, &cdb, &PATTERN).await.status, Status::Good);
-        assert_eq!(began.elapsed().as_secs(), 10);
+        assert_eq!(bench.send_now(0, &overwrite(0x80, 5), &PATTERN).await.status, Status::Good, "IMMED");
+        for second in 0..16_u16 {
+            tokio::time::sleep_until(began + Duration::from_millis(u64::from(second) * 1000 + 500)).await;
+            let refused = bench.send_now(0, &READ, &[]).await;
+            assert_eq!(codes(&refused), (2, 0x04, 0x1b), "after {second} seconds");
+            let sixteenths = u16::from_be_bytes([refused.sense[16], refused.sense[17]]) >> 12;
+            assert_eq!(sixteenths, (second + 1).min(15), "after {second} seconds");
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(bench.send_now(0, &READ, &[]).await.status, Status::Good);
     });
 }
