@@ -17,6 +17,7 @@ mod failing;
 mod faulty;
 mod half_written;
 mod hanging;
+mod joining;
 mod late_reads;
 mod md_says;
 mod mirrors_full;
