@@ -413,3 +413,106 @@ fn every_connection_of_a_session_is_one_that_is_let_in() {
     bench.eventually("one is left", || locals().len() == 1);
     assert!(bench.registry.shut_out(TARGET).is_empty());
 }
+
+/// A task management function by number of command; its tag.
+fn immediate_function(by: &mut Initiator, function: u8, tag: u32, ref_cmd_sn: u32) -> u32 {
+    let own = by.next_tag();
+    let mut request = header(0x40 | opcode::TASK_MANAGEMENT, 0x80 | function, own);
+    put(&mut request, 20, tag);
+    put(&mut request, 24, by.cmd_sn);
+    put(&mut request, 32, ref_cmd_sn);
+    by.send(request, &[]);
+    own
+}
+
+const ABORT_TASK: u8 = 1;
+const ABORT_TASK_SET: u8 = 2;
+const WARM_RESET: u8 = 6;
+
+/// RFC 7143 section 11.5.1: it must be considered received, or those after it would wait for good.
+#[test]
+fn a_command_that_was_aborted_before_it_came_has_had_its_turn() {
+    let bench = Bench::new();
+    let mut one = leading(&bench, 2);
+    let mut two = join(&one, &bench, 2);
+    let lost = one.cmd_sn;
+    two.cmd_sn = lost + 1;
+    let later = two.command(0xa0, 512, &write_cdb(1, 512), &[2; 512]);
+    assert!(two.ping().is_empty(), "it waits");
+    immediate_function(&mut two, ABORT_TASK, 77, lost + 2);
+    assert_eq!(two.expect(opcode::TASK_MANAGEMENT_RESPONSE).header[2], 1, "not sent before the function");
+    immediate_function(&mut two, ABORT_TASK, 77, lost + 1);
+    assert_eq!(two.expect(opcode::TASK_MANAGEMENT_RESPONSE).header[2], 1, "that number is another command's");
+    immediate_function(&mut two, ABORT_TASK, 77, lost);
+    assert_eq!(two.expect(opcode::TASK_MANAGEMENT_RESPONSE).header[2], 0);
+    let response = two.expect(opcode::SCSI_RESPONSE);
+    assert_eq!((response.tag(), response.header[3]), (later, 0));
+    // It comes after all, and is none any more.
+    one.command(0xa0, 512, &write_cdb(0, 512), &[1; 512]);
+    assert!(one.ping().is_empty());
+    assert_eq!(bench.device.contents()[..1024], [[0; 512], [2; 512]].concat());
+}
+
+#[test]
+fn a_tag_that_is_free_again_has_no_turn_by_its_former_number() {
+    let (bench, gate) = gated();
+    let mut one = leading(&bench, 2);
+    let mut two = join(&one, &bench, 2);
+    let missing = one.cmd_sn;
+    two.cmd_sn = missing + 1;
+    let tag = two.command(0xa0, 512, &write_cdb(1, 512), &[1; 512]);
+    immediate_function(&mut two, ABORT_TASK, tag, missing + 1);
+    assert_eq!(two.expect(opcode::TASK_MANAGEMENT_RESPONSE).header[2], 0);
+    // The tag comes anew, with a number that is not due when the former one is.
+    (two.cmd_sn, two.tag) = (missing + 3, tag - 1);
+    assert_eq!(two.command(0xa0, 512, &write_cdb(2, 512), &[2; 512]), tag);
+    assert!(two.ping().is_empty());
+    one.command(0x80, 0, &[0; 16], &[]);
+    one.expect(opcode::SCSI_RESPONSE);
+    assert!(two.ping().is_empty() && !gate.waiting.load(Ordering::SeqCst), "its number has not come");
+    gate.open.store(true, Ordering::SeqCst);
+    one.cmd_sn = missing + 2;
+    one.command(0x80, 0, &[0; 16], &[]);
+    let mut tags =
+        vec![one.expect(opcode::SCSI_RESPONSE).tag() >> 16, two.expect(opcode::SCSI_RESPONSE).tag()];
+    tags.sort_unstable();
+    assert_eq!(tags, [0, tag]);
+}
+
+#[test]
+fn a_function_for_a_task_set_waits_for_the_commands_before_it_and_leaves_those_after_it() {
+    let (bench, gate) = gated();
+    let mut one = leading(&bench, 2);
+    let mut two = join(&one, &bench, 2);
+    let first = one.cmd_sn;
+    two.cmd_sn = first + 1;
+    let function = immediate_function(&mut two, ABORT_TASK_SET, u32::MAX, 0);
+    let after = two.command(0xa0, 512, &write_cdb(2, 512), &[2; 512]);
+    assert!(two.ping().is_empty(), "the command before it has not come");
+    one.command(0xa0, 512, &write_cdb(1, 512), &[1; 512]);
+    bench.eventually("both run", || gate.waiting.load(Ordering::SeqCst));
+    gate.open.store(true, Ordering::SeqCst);
+    let mut answers = [two.receive().unwrap(), two.receive().unwrap()].map(|pdu| (pdu.opcode(), pdu.tag()));
+    answers.sort_unstable();
+    assert_eq!(answers, [(opcode::SCSI_RESPONSE, after), (opcode::TASK_MANAGEMENT_RESPONSE, function)]);
+    one.cmd_sn = first + 2;
+    assert!(one.ping().is_empty(), "the one before it was aborted");
+}
+
+/// RFC 7143 section 4.2.3.3: the numbers up to a reset of the target may be taken for received.
+#[test]
+fn a_reset_of_the_target_waits_for_no_command() {
+    let bench = Bench::new();
+    let mut one = leading(&bench, 2);
+    let mut two = join(&one, &bench, 2);
+    let first = one.cmd_sn;
+    two.cmd_sn = first + 1;
+    two.command(0xa0, 512, &write_cdb(1, 512), &[1; 512]);
+    two.cmd_sn = first + 4;
+    immediate_function(&mut two, WARM_RESET, u32::MAX, 0);
+    assert_eq!(two.expect(opcode::TASK_MANAGEMENT_RESPONSE).header[2], 0);
+    one.command(0xa0, 512, &write_cdb(0, 512), &[1; 512]);
+    assert!(one.ping().is_empty());
+    assert_eq!(two.next_response().header[3], 2, "29/03: it was reset");
+    assert_eq!(bench.device.contents()[..1024], [0; 1024]);
+}

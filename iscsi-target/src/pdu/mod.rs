@@ -23,6 +23,9 @@ pub const NO_TAG: u32 = 0xffff_ffff;
 /// The F bit of the flags byte: last PDU of a sequence.
 pub const FINAL: u8 = 0x80;
 
+/// The I bit of the opcode's byte: deliver without waiting for its turn.
+pub const IMMEDIATE: u8 = 0x40;
+
 /// Opcodes (RFC 7143 section 11.2.1.2), without the I bit.
 pub mod opcode {
     #![allow(missing_docs)]
@@ -78,7 +81,7 @@ impl Bhs {
 
     /// The I bit: deliver without waiting for its turn.
     pub fn is_immediate(&self) -> bool {
-        self.opcode & 0x40 != 0
+        self.opcode & IMMEDIATE != 0
     }
 
     /// The F bit.

@@ -57,9 +57,19 @@ impl Commands {
         if bhs.is_immediate() {
             return self.its_turn(tag);
         }
-        let arrival = self.state.window.borrow_mut().arrive(header.cmd_sn.get(), Early::Command(tag));
+        let cmd_sn = header.cmd_sn.get();
+        let arrival = self.state.window.borrow_mut().arrive(cmd_sn, Early::Command { tag, cmd_sn });
         self.open_window();
-        if let Arrival::Now(Early::Command(tag)) = arrival {
+        if let Arrival::Now(_) = arrival {
+            self.its_turn(tag);
+        }
+    }
+
+    /// The turn of a command that came early, unless it was aborted meanwhile.
+    pub(super) fn its_late_turn(&self, tag: u32, cmd_sn: u32) {
+        let is_it = |task: &Task| task.header.cmd_sn.get() == cmd_sn && !task.is_immediate();
+        let is_there = self.state.tasks.borrow().get(&tag).is_some_and(is_it);
+        if is_there {
             self.its_turn(tag);
         }
     }

@@ -152,21 +152,39 @@ impl Connection {
                 state.early_bytes.set(state.early_bytes.get() - data.len());
             }
             match next {
-                Some(Early::Command(tag)) => self.commands.its_turn(tag),
+                Some(Early::Command { tag, cmd_sn }) => self.commands.its_late_turn(tag, cmd_sn),
                 Some(Early::Nothing) => {}
-                Some(Early::Other(cid, header, data)) if cid == self.cid() => {
-                    if let Err(ending) = self.dispatch(&header, data) {
-                        self.closing = Some(ending);
-                    }
-                }
-                Some(Early::Other(cid, header, data)) => {
-                    // What came by a connection that is gone has had its turn.
-                    if let Some(link) = state.link(cid) {
-                        link.ask(Errand::Pdu(header, data));
-                    }
-                }
-                None => return,
+                Some(Early::Other(cid, header, data)) => self.hand_to(cid, header, data),
+                None => match self.commands.no_longer_held() {
+                    Some((cid, header)) => self.hand_to(cid, header, Vec::new()),
+                    None => return,
+                },
             }
+        }
+    }
+
+    /// A PDU has its turn, by the connection that it came by. If that is gone it has had its turn.
+    fn hand_to(&mut self, cid: u16, header: Bhs, data: Vec<u8>) {
+        if cid == self.cid() {
+            if let Err(ending) = self.dispatch(&header, data) {
+                self.closing = Some(ending);
+            }
+        } else if let Some(link) = self.commands.state.link(cid) {
+            link.ask(Errand::Pdu(header, data));
+        }
+    }
+
+    fn manage(&mut self, header: &Bhs) {
+        let function: request::TaskManagement = header.view();
+        let state = Rc::clone(&self.commands.state);
+        if state.managing.get() + state.held.borrow().len() >= limits::MAX_IMMEDIATE {
+            self.commands.link.reject(RejectReason::TooManyImmediateCommands, header);
+        } else if self.commands.must_wait(&function) {
+            state.held.borrow_mut().push((self.cid(), *header));
+        } else {
+            self.commands.manage(&function);
+            // What it has aborted before it came has had its turn.
+            self.take_early();
         }
     }
 
@@ -174,12 +192,7 @@ impl Connection {
         let link = Rc::clone(&self.commands.link);
         match header.opcode() {
             opcode::NOP_OUT => self.nop_out(header, data),
-            opcode::TASK_MANAGEMENT if self.commands.state.managing.get() >= limits::MAX_IMMEDIATE => {
-                link.reject(RejectReason::TooManyImmediateCommands, header);
-            }
-            opcode::TASK_MANAGEMENT if !self.discovery => {
-                self.commands.manage(&header.view());
-            }
+            opcode::TASK_MANAGEMENT if !self.discovery => self.manage(header),
             opcode::TEXT => match self.text.step(header, &data, link.parameters.initiator_max_recv) {
                 Ok((answer, text)) => link.send(&answer, text),
                 Err(reason) => link.reject(reason, header),

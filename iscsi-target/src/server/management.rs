@@ -8,8 +8,8 @@ use tokio::sync::oneshot;
 
 use super::commands::{Aborted, Commands};
 use super::link::Errand;
-use super::state::{Phase, Task};
-use crate::pdu::{opcode, request, response};
+use super::state::{Early, Phase, Task};
+use crate::pdu::{Bhs, opcode, request, response, serial_before};
 use crate::registry::{SessionMessage, TargetRegistry, tell};
 use crate::scsi::{LogicalUnit, Preempted, Sense};
 
@@ -43,13 +43,19 @@ impl Commands {
             return self.answer(tag, NO_LUN);
         }
         let units = registry.views_of(&meant);
+        let is_before = self.those_before(header);
         let running = match function {
             ABORT_TASK => match self.abort_one(header) {
                 Ok(running) => running,
                 Err(code) => return self.answer(tag, code),
             },
-            ABORT_TASK_SET | CLEAR_TASK_SET | UNIT_RESET => self.abort_units(&units).running,
-            WARM_RESET | COLD_RESET => self.abort(|_, _| true).running,
+            ABORT_TASK_SET | CLEAR_TASK_SET | UNIT_RESET => {
+                self.abort(|_, task| is_before(task) && self.concerns(task, &units)).running
+            }
+            WARM_RESET | COLD_RESET => {
+                self.pass_over_all_before(header.cmd_sn.get());
+                self.abort(|_, task| is_before(task)).running
+            }
             REASSIGN => return self.answer(tag, REASSIGN_UNSUPPORTED),
             _ => return self.answer(tag, UNSUPPORTED),
         };
@@ -87,12 +93,62 @@ impl Commands {
             let task = tasks.get(&referenced);
             (task.is_some(), task.is_none_or(|task| task.header.lun == header.lun))
         };
-        // A task that was never received, but may still come, is as good as aborted (RFC 7143 section 11.5.1).
-        let may_come = self.state.window.borrow().admits(header.ref_cmd_sn.get());
-        match (there, same_lun, may_come) {
-            (true, true, _) => Ok(self.abort(|tag, _| tag == referenced).running),
-            (false, _, true) => Ok(Vec::new()),
+        match (there, same_lun) {
+            (true, true) => Ok(self.abort(|tag, _| tag == referenced).running),
+            (false, _) if self.passes_over(header.ref_cmd_sn.get(), header.cmd_sn.get()) => Ok(Vec::new()),
             _ => Err(NO_TASK),
+        }
+    }
+
+    /// A task that was sent before the function and has not come counts as received from here on: it is as good as aborted, and
+    /// those after it do not wait for it (RFC 7143 section 11.5.1).
+    fn passes_over(&self, ref_cmd_sn: u32, cmd_sn: u32) -> bool {
+        let mut window = self.state.window.borrow_mut();
+        let may_come = window.admits(ref_cmd_sn) && !window.keeps(ref_cmd_sn);
+        if !may_come || !serial_before(ref_cmd_sn, cmd_sn) {
+            return false;
+        }
+        // The caller looks who has a turn by that.
+        let _ = window.arrive(ref_cmd_sn, Early::Nothing);
+        true
+    }
+
+    /// The same for all that a reset of the target has overtaken (RFC 7143 section 4.2.3.3).
+    fn pass_over_all_before(&self, cmd_sn: u32) {
+        let mut number = self.state.window.borrow().exp_cmd_sn();
+        while self.state.window.borrow().admits(number) && serial_before(number, cmd_sn) {
+            self.passes_over(number, cmd_sn);
+            number = number.wrapping_add(1);
+        }
+    }
+
+    /// Functions for all tasks of a unit wait for the commands that were sent before them (RFC 7143 section 4.2.3.3).
+    pub(super) fn must_wait(&self, header: &request::TaskManagement) -> bool {
+        let cmd_sn = header.cmd_sn.get();
+        let window = self.state.window.borrow();
+        if self.state.parameters.max_connections == 1 {
+            // Nothing overtakes there.
+            return false;
+        }
+        // Beyond the window is no number of ours: nothing could come up to it.
+        let is_ahead = serial_before(window.exp_cmd_sn(), cmd_sn) && window.admits(cmd_sn.wrapping_sub(1));
+        is_ahead && matches!(header.function & 0x7f, ABORT_TASK_SET | CLEAR_TASK_SET | UNIT_RESET)
+    }
+
+    /// The next of those that need to wait no longer.
+    pub(super) fn no_longer_held(&self) -> Option<(u16, Bhs)> {
+        let mut held = self.state.held.borrow_mut();
+        let is_due = |(_, header): &(u16, Bhs)| !self.must_wait(&header.view());
+        held.iter().position(is_due).map(|index| held.remove(index))
+    }
+
+    /// Which tasks were sent before the function? By one connection all that are here; over several the numbers tell.
+    fn those_before(&self, header: &request::TaskManagement) -> impl Fn(&Task) -> bool + use<> {
+        let cmd_sn = header.cmd_sn.get();
+        let is_alone = self.state.links.borrow().len() == 1;
+        move |task: &Task| {
+            let number = task.header.cmd_sn.get();
+            is_alone || serial_before(number, cmd_sn) || (number == cmd_sn && task.is_immediate())
         }
     }
 

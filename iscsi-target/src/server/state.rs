@@ -42,6 +42,13 @@ pub(super) struct Task {
     pub(super) waiters: Vec<oneshot::Sender<()>>,
 }
 
+impl Task {
+    /// It has no place of its own among the commands.
+    pub(super) fn is_immediate(&self) -> bool {
+        self.header.opcode & crate::pdu::IMMEDIATE != 0
+    }
+}
+
 #[derive(Debug)]
 pub(super) enum Phase {
     Receiving(Box<Incoming>),
@@ -87,10 +94,14 @@ pub(super) struct Incoming {
 /// What waits in the window for its CmdSN.
 #[derive(Debug)]
 pub(super) enum Early {
-    Command(u32),
+    Command {
+        tag: u32,
+        /// By the time it has its turn another command may have the tag.
+        cmd_sn: u32,
+    },
     /// By the connection of this number.
     Other(u16, Bhs, Vec<u8>),
-    /// It was rejected, and has its turn only so that others have theirs.
+    /// It was rejected, or aborted before it came, and has its turn only so that others have theirs.
     Nothing,
 }
 
@@ -109,6 +120,8 @@ pub(super) struct State {
     pub(super) ending: Cell<bool>,
     /// Task management functions under way.
     pub(super) managing: Cell<usize>,
+    /// Immediate task management functions that wait for the commands sent before them, and the connections they came by.
+    pub(super) held: RefCell<Vec<(u16, Bhs)>>,
     /// Bytes of data that wait with their PDUs for their turn.
     pub(super) early_bytes: Cell<usize>,
 }
@@ -124,6 +137,7 @@ impl State {
             links: RefCell::default(),
             ending: Cell::new(false),
             managing: Cell::new(0),
+            held: RefCell::default(),
             early_bytes: Cell::new(0),
         })
     }
