@@ -79,6 +79,9 @@ pub const MAX_REGISTRATIONS: usize = 256;
 /// Initiators that a logical unit remembers to have been there, at 8 bytes each: more than any cluster has.
 pub const MAX_RETURNING: usize = 4096;
 
+/// Nexuses that were lost and are told by a logical unit, or a target, what they have missed if they come back.
+pub const MAX_AWAY: usize = 256;
+
 /// Memory for parameter lists, apart from that for data: a node that fences another does not wait behind its writes.
 pub const PARAMETER_POOL_BYTES: usize = 4 << 20;
 

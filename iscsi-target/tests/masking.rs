@@ -27,7 +27,12 @@ fn masked(bench: &Bench) -> Initiator {
 }
 
 fn another_unit() -> Arc<LogicalUnit> {
-    let identity = LuIdentity { uuid: uuid::Uuid::from_u128(8), serial: "8".into(), product: "TEST".into() };
+    unit_of(8)
+}
+
+fn unit_of(uuid: u128) -> Arc<LogicalUnit> {
+    let identity =
+        LuIdentity { uuid: uuid::Uuid::from_u128(uuid), serial: "8".into(), product: "TEST".into() };
     LogicalUnit::new(Arc::new(MemoryDevice::new("another", 1 << 20)), identity, LuOptions::default())
 }
 
@@ -132,7 +137,7 @@ fn data_on_its_way_does_not_go_to_another_unit_under_the_same_number() {
     let waiting = node.command(0x80, 0, &zero, &[]);
     assert!(node.ping().is_empty());
     bench.registry.unmap_lun(TARGET, 0).unwrap();
-    let third = another_unit();
+    let third = unit_of(9);
     put_first_byte(&third, 6);
     bench.registry.map_lun(TARGET, 0, Arc::clone(&third)).unwrap();
     assert_eq!([told(&mut node).1, told(&mut node).1], [LUNS_CHANGED, LUNS_CHANGED], "by message");
@@ -143,6 +148,25 @@ fn data_on_its_way_does_not_go_to_another_unit_under_the_same_number() {
     node.cmd_sn += 1;
     assert_eq!(first_byte(&third), 6);
     let another = third;
+    // Nor is the new unit read, or flushed, for the old one.
+    for cdb in [&[0x28, 0, 0, 0, 0, 0, 0, 0, 1, 0][..], &[0x35, 0, 0, 0, 0, 0, 0, 0, 0, 0]] {
+        node.cmd_sn += 1;
+        let (flags, expected) = if cdb[0] == 0x28 { (0xc0, 512) } else { (0x80, 0) };
+        let waiting = node.command(flags, expected, cdb, &[]);
+        assert!(node.ping().is_empty());
+        bench.registry.unmap_lun(TARGET, 0).unwrap();
+        bench.registry.map_lun(TARGET, 0, unit_of(u128::from(cdb[0]))).unwrap();
+        assert_eq!([told(&mut node).1, told(&mut node).1], [LUNS_CHANGED, LUNS_CHANGED], "by message");
+        node.cmd_sn -= 2;
+        assert_eq!(node.ready(), Some(LUNS_CHANGED), "the one that it waited for");
+        let ended = node.expect(opcode::SCSI_RESPONSE);
+        assert_eq!((ended.tag(), ended.sense()), (waiting, LUNS_CHANGED));
+        node.cmd_sn += 1;
+    }
+    bench.registry.unmap_lun(TARGET, 0).unwrap();
+    bench.registry.map_lun(TARGET, 0, Arc::clone(&another)).unwrap();
+    assert_eq!([told(&mut node).1, told(&mut node).1], [LUNS_CHANGED, LUNS_CHANGED]);
+    while node.ready().is_some() {}
     // The same unit with other rights is the same unit.
     let (tag, transfer_tag) = wanting(&mut node);
     bench.registry.unmap_lun(TARGET, 0).unwrap();

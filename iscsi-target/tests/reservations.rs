@@ -161,6 +161,24 @@ fn a_node_is_not_gone_from_the_list_while_its_writes_are_under_way() {
     assert_eq!(winner.expect(opcode::SCSI_RESPONSE).header[3], 0);
 }
 
+#[test]
+fn who_leaves_the_list_by_itself_has_written_by_then() {
+    // REGISTER with no key, and CLEAR.
+    for (action, keys) in [(0, (1, 0)), (3, (1, 0))] {
+        let (bench, gate) = gated();
+        let mut leaving = bench.login("");
+        assert_eq!(order(&mut leaving, 6, 0, (0, 1)), 0);
+        leaving.command(0xa0, 512, &write_cdb(0, 512), &[9; 512]);
+        bench.eventually("the write runs", || gate.waiting.load(Ordering::SeqCst));
+        send_order(&mut leaving, action, 0, keys);
+        (97..=99).for_each(|tag| ping(&mut leaving, tag));
+        gate.open.store(true, Ordering::SeqCst);
+        assert_eq!(leaving.expect(opcode::SCSI_RESPONSE).header[3], 0);
+        assert_eq!(leaving.expect(opcode::SCSI_RESPONSE).header[3], 0);
+        assert_eq!(gate.inner.contents()[0], 9, "action {action}");
+    }
+}
+
 /// Its order was there before it was preempted, and would have made it a registrant again after.
 #[test]
 fn an_order_of_the_preempted_that_waits_for_its_turn_never_has_it() {

@@ -220,9 +220,10 @@ fn an_abort_is_answered_only_when_the_task_can_change_nothing_more() {
 }
 
 #[test]
-fn clearing_a_task_set_tells_whom_it_hit_in_every_target() {
+fn a_reset_ends_the_tasks_of_every_target_and_everybody_is_told() {
     const SECOND: &str = "iqn.2026-11.org.labsan:second";
-    for (function, told) in [(4, (6, 0x2f, 0)), (5, (6, 0x29, 3)), (6, (6, 0x29, 3))] {
+    let told = (6, 0x29, 3);
+    for function in [5, 6] {
         let (bench, gate) = gated();
         let (_, unit) = bench.registry.target(TARGET).unwrap().luns.units().remove(0);
         bench.registry.create_target(SECOND, None).unwrap();
@@ -252,19 +253,59 @@ fn clearing_a_task_set_tells_whom_it_hit_in_every_target() {
             }
         };
         let mut told_at_last = || (0..100_000).find_map(|_| ready());
-        // Who clears a task set is told of at once, while what runs still ends; a reset is told of when it is done.
-        let early = if function == 4 { told_at_last() } else { None };
         gate.open.store(true, Ordering::SeqCst);
         let answer = clearing.expect(opcode::TASK_MANAGEMENT_RESPONSE);
         assert_eq!((answer.tag(), answer.header[2]), (clear, 0), "function {function}");
         assert_eq!(gate.inner.contents()[0], 9, "what had begun has ended before the answer");
-        assert_eq!(early.or_else(told_at_last), Some(told), "function {function}");
+        assert_eq!(told_at_last(), Some(told), "function {function}");
         clearing.command(0x80, 0, &[0; 16], &[]);
         let response = clearing.expect(opcode::SCSI_RESPONSE);
         // A reset is told to every nexus, also to the one that asked (SAM-5 clause 6.3.3).
-        let sense = (response.header[3] != 0).then(|| response.sense());
-        assert_eq!(sense, (function != 4).then_some(told), "function {function}");
+        assert_eq!(response.sense(), told, "function {function}");
     }
+}
+
+/// TST is 001b: each nexus has a task set of its own (SPC-4 clause 7.5.10).
+#[test]
+fn clearing_a_task_set_ends_ones_own_tasks_only() {
+    let (bench, gate) = gated();
+    let mut clearing = bench.login("");
+    let mut other = Initiator::connect(bench.address);
+    other.log_in("iqn.2026-11.com.example:other", Some(TARGET), "").unwrap();
+    let kept = other.command(0xa0, 512, &write_cdb(1, 512), &[8; 512]);
+    bench.eventually("the write runs", || gate.waiting.load(Ordering::SeqCst));
+    clearing.command(0xa0, 512, &write_cdb(0, 512), &[9; 512]);
+    assert!(clearing.ping().is_empty());
+    let clear = clearing.task_management(4, 0, 0);
+    gate.open.store(true, Ordering::SeqCst);
+    let response = other.expect(opcode::SCSI_RESPONSE);
+    assert_eq!((response.tag(), response.header[3]), (kept, 0));
+    assert_eq!(other.ready(), None);
+    let answer = clearing.expect(opcode::TASK_MANAGEMENT_RESPONSE);
+    assert_eq!((answer.tag(), answer.header[2]), (clear, 0), "and its write is not answered");
+    assert_eq!(clearing.ready(), None);
+}
+
+/// The write is none of a nexus that the unit still knows, but it may land all the same.
+#[test]
+fn a_reset_waits_for_a_write_by_a_lun_that_is_gone() {
+    let (bench, gate) = gated();
+    bench.registry.create_target("iqn.2026-11.org.labsan:second", None).unwrap();
+    bench.registry.set_access("iqn.2026-11.org.labsan:second", AccessPolicy::of_names(&["*"], true)).unwrap();
+    let (_, unit) = bench.registry.target(TARGET).unwrap().luns.units().remove(0);
+    bench.registry.map_lun("iqn.2026-11.org.labsan:second", 0, unit).unwrap();
+    let mut resetting = bench.login("");
+    let mut gone = Initiator::connect(bench.address);
+    gone.log_in(NODE, Some("iqn.2026-11.org.labsan:second"), "").unwrap();
+    gone.command(0xa0, 512, &write_cdb(0, 512), &[9; 512]);
+    bench.eventually("the write runs", || gate.waiting.load(Ordering::SeqCst));
+    bench.registry.unmap_lun("iqn.2026-11.org.labsan:second", 0).unwrap();
+    let reset = resetting.task_management(5, 0, 0);
+    assert!(resetting.ping().is_empty(), "its write still runs");
+    gate.open.store(true, Ordering::SeqCst);
+    let answer = resetting.expect(opcode::TASK_MANAGEMENT_RESPONSE);
+    assert_eq!((answer.tag(), answer.header[2]), (reset, 0));
+    assert_eq!(gate.inner.contents()[0], 9);
 }
 
 #[test]

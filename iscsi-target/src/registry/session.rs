@@ -22,8 +22,6 @@ pub(crate) enum SessionMessage {
     Abort {
         /// Whose.
         units: Vec<Arc<LogicalUnit>>,
-        /// Tell the initiator of those that were ended: COMMANDS CLEARED BY ANOTHER INITIATOR.
-        cleared: bool,
         /// Told when it is done.
         done: oneshot::Sender<()>,
     },
@@ -255,7 +253,7 @@ impl TargetRegistry {
             .collect();
         let endings = sessions.iter().map(|mailbox| {
             let units = vec![Arc::clone(&preempted.unit)];
-            tell(mailbox, |done| SessionMessage::Abort { units, cleared: false, done })
+            tell(mailbox, |done| SessionMessage::Abort { units, done })
         });
         futures_util::future::join_all(endings).await;
     }

@@ -25,6 +25,19 @@ impl Cdb<'_> {
         u64::from(self.u32(at)) << 32 | u64::from(self.u32(at + 4))
     }
 
+    /// Where the control byte asks for an ACA (SAM-5 clause 5.2), if it does.
+    pub(crate) fn control_naca(&self) -> Option<u16> {
+        let control: u16 = match self.opcode() >> 5 {
+            0 => 5,
+            1 | 2 => 9,
+            4 => 15,
+            5 => 11,
+            // Vendors' own, and of no one length.
+            _ => return None,
+        };
+        (self.byte(control.into()) & 0x04 != 0).then_some(control)
+    }
+
     /// Address and number of blocks, by the length of the CDB (SBC-3).
     pub(crate) fn extent(&self) -> Extent {
         match self.opcode() >> 5 {

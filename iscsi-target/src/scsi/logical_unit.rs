@@ -242,16 +242,23 @@ impl LogicalUnit {
     /// From now on this nexus is told of changes.
     pub(crate) fn meet(&self, nexus: &Nexus) {
         self.state().attentions.meet(nexus);
+        self.make_exceptional();
     }
 
-    /// The same for a nexus that begins. What it had set here may be gone by a start that it cannot know of: it is told so once
-    /// (SAM-5 clause 5.14.1). That it has lost a session it knows.
+    /// The same for a nexus that begins, or a unit that does. What it had set here may be gone by a start that it cannot know of: it is told
+    /// so once (SAM-5 clause 5.14.1). If it comes back it is told what it has missed; that it has lost a session it knows.
     pub(crate) fn begin(&self, nexus: &Nexus) {
         self.state().attentions.begin(nexus);
         self.make_exceptional();
     }
 
-    /// The nexus is lost: its reservation goes with it.
+    /// The nexus is lost: its reservation goes with it, what it is to be told waits for it.
+    pub(crate) fn lose(&self, nexus: &Nexus) {
+        self.state().attentions.lose(nexus);
+        self.forget(nexus);
+    }
+
+    /// The nexus does not see the unit any more: its reservation goes with it.
     pub(crate) fn forget(&self, nexus: &Nexus) {
         let mut state = self.state();
         state.attentions.forget(nexus);

@@ -3,10 +3,11 @@
 //! A nexus is known to the units that it sees, and to no others: only they tell it of changes, and only by them is it kept
 //! waiting. What is reserved, reset or aborted in a unit is so under every number and in every map.
 
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::collections::{HashSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 
 use block_io::BufferPool;
+use uuid::Uuid;
 
 use super::cdb::Cdb;
 use super::command_table::{self, Command, DataOut, Operation};
@@ -14,6 +15,7 @@ use super::copy::{self, CopyResults};
 use super::lun_views::{Numbers, Views};
 use super::ports::TargetPort;
 use super::{Failure, LogicalUnit, Nexus, ScsiCommand, ScsiResponse, Sense, Status, inquiry};
+use crate::limits::MAX_AWAY;
 
 /// The LUN is in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -29,12 +31,19 @@ pub struct Unmasked {
     pub changed: bool,
 }
 
+/// Which unit each number means.
+type Inventory = Vec<(u16, Uuid)>;
+
 /// LUNs by number, shared by all workers.
 #[derive(Debug)]
 pub struct LunMap {
     target: String,
     views: RwLock<Views>,
     nexuses: Mutex<HashSet<Nexus>>,
+    /// Units that were taken away.
+    gone: Mutex<VecDeque<(Uuid, Weak<LogicalUnit>)>>,
+    /// Which LUNs they saw that were lost.
+    seen: Mutex<VecDeque<(Nexus, Inventory)>>,
     pub(super) copies: CopyResults,
     port: Arc<TargetPort>,
 }
@@ -85,6 +94,8 @@ impl LunMap {
             target: target.to_owned(),
             views: RwLock::default(),
             nexuses: Mutex::default(),
+            gone: Mutex::default(),
+            seen: Mutex::default(),
             copies: CopyResults::default(),
             port: TargetPort::new(target, port),
         }
@@ -147,8 +158,9 @@ impl LunMap {
             if !is_free || lun >= 0x4000 {
                 return Err(LunTaken(lun));
             }
+            let is_anew = self.starts_anew(&unit);
             for nexus in self.affected(&views, whose) {
-                unit.meet(&nexus);
+                if is_anew { unit.begin(&nexus) } else { unit.meet(&nexus) }
             }
             unit.join(&self.port);
             views.map_mut(whose).is_some_and(|numbers| numbers.insert(lun, unit))
@@ -171,6 +183,7 @@ impl LunMap {
             let numbers = views.map_mut(whose)?;
             let removed = numbers.remove(lun)?;
             removed.part(&self.port);
+            self.remember_gone(&removed);
             // It may be there under another number too.
             if !numbers.holds_any(std::slice::from_ref(&removed)) {
                 self.affected(&views, whose).iter().for_each(|nexus| removed.forget(nexus));
@@ -244,14 +257,52 @@ impl LunMap {
         }
     }
 
+    fn remember_gone(&self, unit: &Arc<LogicalUnit>) {
+        let mut gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner);
+        gone.retain(|(uuid, _)| *uuid != unit.identity().uuid);
+        if gone.len() >= MAX_AWAY {
+            gone.pop_front();
+        }
+        gone.push_back((unit.identity().uuid, Arc::downgrade(unit)));
+    }
+
+    /// Was the unit here before, and has lost since what initiators had set in it, as by a stop of its array?
+    fn starts_anew(&self, unit: &LogicalUnit) -> bool {
+        let gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner);
+        let former = gone.iter().find(|(uuid, _)| *uuid == unit.identity().uuid);
+        former.is_some_and(|(_, former)| !former.upgrade().is_some_and(|former| former.is_view_of(unit)))
+    }
+
     /// A nexus begins.
     pub fn nexus_met(&self, nexus: &Nexus) {
         // Under this lock: whoever changes what it sees either sees the nexus or is seen here.
         let views = self.views();
         self.nexuses().insert(nexus.clone());
-        for (_, unit) in views.of(&nexus.initiator_name).units() {
+        let numbers = views.of(&nexus.initiator_name);
+        let changed = self.last_seen(nexus).is_some_and(|seen| seen != inventory(numbers));
+        for (_, unit) in numbers.units() {
             unit.begin(nexus);
+            if changed {
+                unit.tell(nexus, Sense::LUNS_CHANGED);
+            }
         }
+    }
+
+    /// What a nexus that comes back saw when it was lost; under another ISID, what its initiator saw first.
+    fn last_seen(&self, nexus: &Nexus) -> Option<Inventory> {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = seen.iter().position(|(lost, _)| lost == nexus);
+        let of_initiator = || seen.iter().position(|(lost, _)| lost.initiator_name == nexus.initiator_name);
+        let at = same.or_else(of_initiator)?;
+        seen.remove(at).map(|(_, inventory)| inventory)
+    }
+
+    fn remember(&self, nexus: &Nexus, inventory: Inventory) {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.len() >= MAX_AWAY {
+            seen.pop_front();
+        }
+        seen.push_back((nexus.clone(), inventory));
     }
 
     /// A nexus is lost.
@@ -259,8 +310,10 @@ impl LunMap {
         let views = self.views();
         self.nexuses().remove(nexus);
         self.copies.forget(nexus);
-        for (_, unit) in views.of(&nexus.initiator_name).units() {
-            unit.forget(nexus);
+        let numbers = views.of(&nexus.initiator_name);
+        self.remember(nexus, inventory(numbers));
+        for (_, unit) in numbers.units() {
+            unit.lose(nexus);
         }
     }
 
@@ -300,10 +353,12 @@ impl LunMap {
         matches!(data_out, Some(DataOut::Byte(_) | DataOut::Word(_) | DataOut::Long(_)))
     }
 
-    /// Is what a CDB asks for meant for this unit alone, because it changes something there or sends data?
-    pub(crate) fn changes_medium(cdb: &[u8]) -> bool {
-        command_table::find(cdb)
-            .is_some_and(|command| command.writes || !matches!(command.data_out, DataOut::None))
+    /// Is what a CDB asks for meant for one unit alone? All is but what tells who is there.
+    pub(crate) fn is_for_one_unit(cdb: &[u8]) -> bool {
+        let tells = |operation| {
+            matches!(operation, Operation::Inquiry | Operation::ReportLuns | Operation::RequestSense)
+        };
+        command_table::find(cdb).is_some_and(|command| !tells(command.operation))
     }
 
     /// Bytes of data a CDB wants of the initiator. `None` for a command that is not known.
@@ -348,7 +403,9 @@ impl LunMap {
         pool: &BufferPool,
     ) -> ScsiResponse {
         let wanted = Self::data_out_wanted(unit.as_deref(), &command.cdb).unwrap_or(0);
+        let naca = Cdb(&command.cdb).control_naca();
         let result = match (command_table::find(&command.cdb), &unit) {
+            (Some(_), Some(_)) if naca.is_some() => Err(Sense::invalid_cdb_byte(naca.unwrap_or(0)).into()),
             (Some(known), _) if known.operation == Operation::ReportLuns => {
                 self.report_luns(nexus, Cdb(&command.cdb)).map_err(Failure::from)
             }
@@ -413,6 +470,10 @@ impl LunMap {
         data.extend_from_slice(&list.concat());
         Ok(ScsiResponse::parameters(data, allocation))
     }
+}
+
+fn inventory(numbers: &Numbers) -> Inventory {
+    numbers.units().into_iter().map(|(lun, unit)| (lun, unit.identity().uuid)).collect()
 }
 
 /// What a LUN that is not there answers (SPC-4).

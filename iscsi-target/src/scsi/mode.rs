@@ -41,6 +41,10 @@ const ALL_PAGES: u8 = 0x3f;
 const ALL_SUBPAGES: u8 = 0xff;
 /// SPF: a page has a subpage number and a longer header.
 const SUBPAGE_FORMAT: u8 = 0x40;
+/// TST: each nexus has a task set of its own, so ORDERED and HEAD OF QUEUE order its own tasks, and CLEAR TASK SET clears those.
+const SEPARATE_TASK_SETS: u8 = 0x20;
+/// QUEUE ALGORITHM MODIFIER: SIMPLE tasks run as their data comes.
+const UNRESTRICTED_REORDERING: u8 = 0x10;
 const DESCRIPTOR_SENSE: u8 = 0x04;
 const WRITE_PROTECT: u8 = 0x08;
 
@@ -78,7 +82,8 @@ fn short_page(number: u8, control: Control, facts: ModeFacts, state: ModeState) 
             bytes[4] = WRITE_PROTECT;
         }
         0x0a => {
-            bytes[2] = if state.descriptor_sense { DESCRIPTOR_SENSE } else { 0 };
+            bytes[2] = SEPARATE_TASK_SETS | if state.descriptor_sense { DESCRIPTOR_SENSE } else { 0 };
+            bytes[3] = UNRESTRICTED_REORDERING;
             bytes[4] = if state.write_protect { WRITE_PROTECT } else { 0 };
             bytes[8..10].copy_from_slice(&[0xff, 0xff]); // busy timeout: unlimited
         }

@@ -5,7 +5,7 @@ use std::hash::{BuildHasher, RandomState};
 
 use super::Sense;
 use super::reservations::ItNexus;
-use crate::limits::MAX_RETURNING;
+use crate::limits::{MAX_AWAY, MAX_RETURNING};
 
 /// An initiator port and a target port.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -29,6 +29,8 @@ pub(crate) const PORTAL_GROUP_TAG: u16 = 1;
 #[derive(Debug, Default)]
 pub(crate) struct Attentions {
     waiting: HashMap<Nexus, VecDeque<Sense>>,
+    /// The same of nexuses that were lost, the one that was lost first in front: they are told when they come back.
+    away: VecDeque<(Nexus, VecDeque<Sense>)>,
     /// Hashes of the names of initiators that were here and have lost a nexus: they are not told of the start when they come
     /// back, be it under another ISID, as some do.
     returning: HashSet<u64>,
@@ -36,20 +38,33 @@ pub(crate) struct Attentions {
 }
 
 impl Attentions {
-    /// From now on this nexus is told of changes.
-    pub(crate) fn meet(&mut self, nexus: &Nexus) {
-        if !self.waiting.contains_key(nexus) {
-            self.waiting.insert(nexus.clone(), VecDeque::new());
+    /// From now on this nexus is told of changes; if it comes back, of what it has missed. True if it was not here before.
+    pub(crate) fn meet(&mut self, nexus: &Nexus) -> bool {
+        if self.waiting.contains_key(nexus) {
+            return false;
+        }
+        let missed = self.missed(nexus);
+        let is_new = missed.is_none();
+        self.waiting.insert(nexus.clone(), missed.unwrap_or_default());
+        is_new
+    }
+
+    /// The same for one that begins: unless its initiator was here before, it is told of the start.
+    pub(crate) fn begin(&mut self, nexus: &Nexus) {
+        let is_known = self.returning.contains(&self.hasher.hash_one(&nexus.initiator_name));
+        if self.meet(nexus) && !is_known {
+            self.tell(nexus, Sense::POWER_ON);
         }
     }
 
-    /// The same for one that begins; it is told of the start, unless it only comes back.
-    pub(crate) fn begin(&mut self, nexus: &Nexus) {
-        let is_here = self.waiting.contains_key(nexus);
-        self.meet(nexus);
-        if !is_here && !self.returning.contains(&self.hasher.hash_one(&nexus.initiator_name)) {
-            self.tell(nexus, Sense::POWER_ON);
-        }
+    /// What has happened since it was lost, if it was here; by the initiator's name, where it comes under another ISID.
+    fn missed(&mut self, nexus: &Nexus) -> Option<VecDeque<Sense>> {
+        let is_its = |(lost, _): &(Nexus, _)| {
+            lost.initiator_name == nexus.initiator_name && lost.target_name == nexus.target_name
+        };
+        let same = self.away.iter().position(|(lost, _)| lost == nexus);
+        let at = same.or_else(|| self.away.iter().position(is_its))?;
+        self.away.remove(at).map(|(_, queue)| queue)
     }
 
     #[cfg(test)]
@@ -57,19 +72,39 @@ impl Attentions {
         self.returning.len()
     }
 
-    pub(crate) fn forget(&mut self, nexus: &Nexus) {
-        if self.waiting.remove(nexus).is_some() {
+    /// It does not see the unit any more, and is told of nothing: also not later, if it sees it again.
+    pub(crate) fn forget(&mut self, nexus: &Nexus) -> Option<VecDeque<Sense>> {
+        let queue = self.waiting.remove(nexus)?;
+        // Who has not heard of the start is told of it when it comes again.
+        if !queue.contains(&Sense::POWER_ON) {
             // Strangers with ever new names take no memory for good: some are told again instead.
             if self.returning.len() >= MAX_RETURNING {
                 self.returning.clear();
             }
             self.returning.insert(self.hasher.hash_one(&nexus.initiator_name));
         }
+        Some(queue)
+    }
+
+    /// It is lost, and may come back.
+    pub(crate) fn lose(&mut self, nexus: &Nexus) {
+        let Some(queue) = self.forget(nexus) else { return };
+        // Here too: some are not told what they missed.
+        if self.away.len() >= MAX_AWAY {
+            self.away.pop_front();
+        }
+        self.away.push_back((nexus.clone(), queue));
+    }
+
+    /// Those who are here, and those who will be told when they come back.
+    fn queues(&mut self) -> impl Iterator<Item = (&Nexus, &mut VecDeque<Sense>)> {
+        let away = self.away.iter_mut().map(|(nexus, queue)| (&*nexus, queue));
+        self.waiting.iter_mut().chain(away)
     }
 
     /// Tell every nexus, but not `but`.
     pub(crate) fn raise(&mut self, sense: Sense, but: Option<&Nexus>) {
-        for (nexus, queue) in &mut self.waiting {
+        for (nexus, queue) in self.queues() {
             if Some(nexus) != but && !queue.contains(&sense) {
                 queue.push_back(sense);
             }
@@ -83,10 +118,9 @@ impl Attentions {
         }
     }
 
-    /// Tell one nexus, if it is logged in. Who is not begins anew.
+    /// Tell one nexus, if it is or was here.
     pub(crate) fn raise_for(&mut self, nexus: &ItNexus, sense: Sense) {
-        let queues = self.waiting.iter_mut().filter(|(known, _)| nexus.is(known));
-        for (_, queue) in queues {
+        for (_, queue) in self.queues().filter(|(known, _)| nexus.is(known)) {
             if !queue.contains(&sense) {
                 queue.push_back(sense);
             }

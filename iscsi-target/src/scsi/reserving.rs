@@ -66,10 +66,12 @@ impl LogicalUnit {
         let turn = self.order_turn(command).await?;
         let (before, outcome) = self.planned(nexus, &order)?;
         let nexuses = outcome.aborted.clone();
+        // Who is no longer on the list must not write any more either: others may take over.
+        let is_shorter = outcome.next.registrations.len() < before.registrations.len();
         self.bring_into_force(&before, outcome).await.map_err(Sense::from)?;
         let good = ScsiResponse { data_out_wanted: cdb.u32(5).into(), ..ScsiResponse::good() };
         if nexuses.is_empty() {
-            if order.takes_rights_away() {
+            if is_shorter || order.takes_rights_away() {
                 self.writes_over().await;
             }
             return Ok(good);

@@ -109,8 +109,6 @@ impl Sense {
     pub const OFFLINE: Self = Self::new(NOT_READY, 0x04, 0x12);
     /// ASYMMETRIC ACCESS STATE CHANGED.
     pub const ACCESS_CHANGED: Self = Self::new(UNIT_ATTENTION, 0x2a, 0x06);
-    /// COMMANDS CLEARED BY ANOTHER INITIATOR.
-    pub const COMMANDS_CLEARED: Self = Self::new(UNIT_ATTENTION, 0x2f, 0x00);
     /// LOGICAL UNIT NOT READY, SANITIZE IN PROGRESS.
     pub const SANITIZING: Self = Self::new(NOT_READY, 0x04, 0x1b);
     /// SANITIZE COMMAND FAILED.

@@ -11,6 +11,7 @@ use super::*;
 
 mod asymmetric;
 mod atomic;
+mod attentions;
 mod masking;
 mod reservations;
 mod sanitizing;
@@ -309,70 +310,27 @@ fn a_reservation_keeps_the_others_out_until_its_holder_goes() {
 }
 
 #[test]
-fn changes_are_told_to_each_nexus_once_and_in_order() {
+fn task_sets_are_told_as_they_are() {
     let bench = open();
-    let (_, unit) = bench.luns.units().remove(0);
-    unit.capacity_changed();
-    unit.capacity_changed();
-    unit.reset();
-    assert_eq!(bench.send("a", 0, &[0x12, 0, 0, 0, 36, 0], &[]).status, Status::Good);
-    assert_eq!(bench.codes(&[0x00], &[]), (6, 0x2a, 9));
-    assert_eq!(bench.data(&[0x03, 0, 0, 0, 18, 0])[12..14], [0x29, 3]);
-    assert_eq!(bench.send("a", 0, &[0x00], &[]).status, Status::Good);
-    assert_eq!(codes(&bench.send("b", 0, &[0x00], &[])), (6, 0x2a, 9));
-    assert_eq!(codes(&bench.send("b", 0, &[0x00], &[])), (6, 0x29, 3));
-    assert_eq!(bench.send("b", 0, &[0x00], &[]).status, Status::Good);
+    let control = bench.data(&[0x1a, 8, 0x0a, 0, 255, 0])[4..].to_vec();
+    assert_eq!((control[2] >> 5, control[3] >> 4), (1, 1), "TST and QUEUE ALGORITHM MODIFIER");
 }
 
+/// SAM-5 clause 5.2: there is no ACA here (NORMACA is 0), so nobody may ask for one.
 #[test]
-fn each_nexus_is_told_of_the_start_first_and_once_by_every_unit() {
+fn nobody_may_ask_for_an_auto_contingent_allegiance() {
     let bench = open();
-    let other = LogicalUnit::new(
-        Arc::new(bench.device.clone()),
-        bench.luns.units()[0].1.identity().clone(),
-        LuOptions::default(),
-    );
-    bench.luns.insert(1, other).unwrap();
-    bench.luns.nexus_met(&nexus("c"));
-    bench.luns.units()[0].1.capacity_changed();
-    let ready = |lun: u64| bench.send("c", lun << 48, &[0x00], &[]);
-    assert_eq!([codes(&ready(0)), codes(&ready(0)), codes(&ready(1))], [BEGUN, (6, 0x2a, 9), BEGUN]);
-    assert_eq!([ready(0).status, ready(1).status], [Status::Good; 2], "once");
-    // It has not begun because it is met again; nor is a LUN that comes later a beginning.
-    bench.luns.nexus_met(&nexus("c"));
-    assert_eq!(ready(0).status, Status::Good);
-    let unit = bench.luns.remove(1).unwrap();
-    bench.luns.insert(2, unit).unwrap();
-    assert_eq!(ready(2).status, Status::Good);
-    // That it was away it knows.
-    bench.luns.nexus_lost(&nexus("c"));
-    bench.luns.nexus_met(&nexus("c"));
-    assert_eq!([ready(0).status, ready(2).status], [Status::Good; 2]);
-    // Some come back under another ISID; a second one beside it is another path, and begins.
-    let other = Nexus { isid: [7; 6], ..nexus("c") };
-    bench.luns.nexus_met(&other);
-    let response = run(bench.luns.execute(&other, command(0, &[0x00], &[]), &bench.pool));
-    assert_eq!(response.status, Status::Good);
-    let paths = [1, 2].map(|isid| Nexus { isid: [isid; 6], ..nexus("d") });
-    paths.iter().for_each(|path| bench.luns.nexus_met(path));
-    for path in &paths {
-        let response = run(bench.luns.execute(path, command(0, &[0x00], &[]), &bench.pool));
-        assert_eq!(codes(&response), BEGUN);
+    for cdb in [
+        &[0x00, 0, 0, 0, 0, 4][..],
+        &[0x28, 0, 0, 0, 0, 0, 0, 0, 1, 4],
+        &[0x88, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 4],
+        &[0xa8, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 4],
+    ] {
+        assert_eq!(bench.codes(cdb, &[]), (5, 0x24, 0), "{cdb:02x?}");
+        let mut without = cdb.to_vec();
+        *without.last_mut().unwrap() = 0;
+        assert_eq!(bench.send("a", 0, &without, &[]).status, Status::Good, "{cdb:02x?}");
     }
-}
-
-#[test]
-fn strangers_take_no_memory_for_good() {
-    let mut attentions = nexus::Attentions::default();
-    let mut told = 0;
-    for number in 0..3 * crate::limits::MAX_RETURNING {
-        let stranger = nexus(&number.to_string());
-        attentions.begin(&stranger);
-        told += usize::from(attentions.next(&stranger).is_some());
-        attentions.forget(&stranger);
-    }
-    assert_eq!(told, 3 * crate::limits::MAX_RETURNING);
-    assert!(attentions.remembered() <= crate::limits::MAX_RETURNING);
 }
 
 #[test]

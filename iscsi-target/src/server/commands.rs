@@ -32,14 +32,6 @@ pub(super) struct Commands {
     pub(super) session: u64,
 }
 
-/// What an abort has met.
-pub(super) struct Aborted {
-    /// Those that run are waited for by these.
-    pub(super) running: Vec<oneshot::Receiver<()>>,
-    /// The LUNs of all of them.
-    pub(super) luns: Vec<u64>,
-}
-
 impl Commands {
     /// A command is here, with its immediate data in `incoming`'s buffer.
     pub(super) fn arrived(&self, header: request::ScsiCommand, incoming: Incoming, bhs: &Bhs) {
@@ -163,7 +155,7 @@ impl Commands {
             let Phase::Dormant { data: data_out, meant } = std::mem::replace(&mut task.phase, running) else {
                 return;
             };
-            let is_another = LunMap::changes_medium(&task.header.cdb)
+            let is_another = LunMap::is_for_one_unit(&task.header.cdb)
                 && unit.as_deref().is_some_and(|unit| !meant.is(unit));
             let header = &task.header;
             let (reads, writes) =
@@ -231,16 +223,14 @@ impl Commands {
         self.state.window.borrow_mut().open(self.state.under_way());
     }
 
-    /// Abort tasks for which `which` holds. Those that do not run are gone at once.
-    pub(super) fn abort(&self, which: impl Fn(u32, &Task) -> bool) -> Aborted {
+    /// Abort tasks for which `which` holds. Those that do not run are gone at once; the others are waited for by what is given.
+    pub(super) fn abort(&self, which: impl Fn(u32, &Task) -> bool) -> Vec<oneshot::Receiver<()>> {
         let mut running = Vec::new();
-        let mut luns = Vec::new();
         let mut gone = Vec::new();
         self.state.tasks.borrow_mut().retain(|&tag, task| {
             if !which(tag, task) {
                 return true;
             }
-            luns.push(task.header.lun.get());
             if !matches!(task.phase, Phase::Running(_)) {
                 gone.push(tag);
                 return false;
@@ -258,7 +248,7 @@ impl Commands {
             order.remove(|tag| gone.contains(tag));
         }
         self.open_window();
-        Aborted { running, luns }
+        running
     }
 
     /// What the transfer of a new command will be.

@@ -143,7 +143,7 @@ impl Connection {
             // The initiator learns at once that it is over; a socket that is gone already needs no closing.
             let _ = socket2::SockRef::from(&self.stream).shutdown(std::net::Shutdown::Both);
         }
-        for task in self.commands.abort(|_, task| Rc::ptr_eq(&task.link, &link)).running {
+        for task in self.commands.abort(|_, task| Rc::ptr_eq(&task.link, &link)) {
             // An error means that it has ended.
             let _ = task.await;
         }

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use super::commands::{Aborted, Commands};
+use super::commands::Commands;
 use super::link::Errand;
 use super::state::{Early, Phase, Task};
 use crate::pdu::{Bhs, opcode, request, response, serial_before};
 use crate::registry::{SessionMessage, TargetRegistry, tell};
-use crate::scsi::{LogicalUnit, Preempted, Sense};
+use crate::scsi::{LogicalUnit, Preempted};
 
 /// Responses (RFC 7143 section 11.6.1).
 const COMPLETE: u8 = 0;
@@ -50,11 +50,11 @@ impl Commands {
                 Err(code) => return self.answer(tag, code),
             },
             ABORT_TASK_SET | CLEAR_TASK_SET | UNIT_RESET => {
-                self.abort(|_, task| is_before(task) && self.concerns(task, &units)).running
+                self.abort(|_, task| is_before(task) && self.concerns(task, &units))
             }
             WARM_RESET | COLD_RESET => {
                 self.pass_over_all_before(header.cmd_sn.get());
-                self.abort(|_, task| is_before(task)).running
+                self.abort(|_, task| is_before(task))
             }
             REASSIGN => return self.answer(tag, REASSIGN_UNSUPPORTED),
             _ => return self.answer(tag, UNSUPPORTED),
@@ -66,11 +66,14 @@ impl Commands {
                 // An error means that it ended otherwise.
                 let _ = task.await;
             }
-            if matches!(function, CLEAR_TASK_SET | UNIT_RESET | WARM_RESET | COLD_RESET) {
-                this.end_others_tasks(&registry, session, &units, function == CLEAR_TASK_SET).await;
-            }
+            // Task sets are each nexus's own: only resets end the tasks of others.
             if matches!(function, UNIT_RESET | WARM_RESET | COLD_RESET) {
-                units.iter().for_each(|unit| unit.reset());
+                this.end_others_tasks(&registry, session, &units).await;
+                for unit in &units {
+                    // Also by a LUN that is gone by now, or by a copy that was sent to another unit.
+                    unit.writes_over().await;
+                    unit.reset();
+                }
             }
             this.state.managing.set(this.state.managing.get() - 1);
             this.open_window();
@@ -94,7 +97,7 @@ impl Commands {
             (task.is_some(), task.is_none_or(|task| task.header.lun == header.lun))
         };
         match (there, same_lun) {
-            (true, true) => Ok(self.abort(|tag, _| tag == referenced).running),
+            (true, true) => Ok(self.abort(|tag, _| tag == referenced)),
             (false, _) if self.passes_over(header.ref_cmd_sn.get(), header.cmd_sn.get()) => Ok(Vec::new()),
             _ => Err(NO_TASK),
         }
@@ -153,7 +156,7 @@ impl Commands {
     }
 
     /// Abort every task of this session in one of these units, by whatever LUN.
-    pub(super) fn abort_units(&self, units: &[Arc<LogicalUnit>]) -> Aborted {
+    pub(super) fn abort_units(&self, units: &[Arc<LogicalUnit>]) -> Vec<oneshot::Receiver<()>> {
         self.abort(|_, task| self.concerns(task, units))
     }
 
@@ -173,7 +176,7 @@ impl Commands {
         let units = std::slice::from_ref(&preempted.unit);
         let mut own = Vec::new();
         if preempted.nexuses.iter().any(|nexus| nexus.is(&self.state.nexus)) {
-            own = self.abort(|other, task| other != tag && self.concerns(task, units)).running;
+            own = self.abort(|other, task| other != tag && self.concerns(task, units));
         }
         self.registry.end_preempted(preempted, self.session).await;
         for task in own {
@@ -185,29 +188,10 @@ impl Commands {
     }
 
     /// The tasks that others have in these units end, by whatever target they came.
-    async fn end_others_tasks(
-        &self,
-        registry: &TargetRegistry,
-        session: u64,
-        units: &[Arc<LogicalUnit>],
-        cleared: bool,
-    ) {
+    async fn end_others_tasks(&self, registry: &TargetRegistry, session: u64, units: &[Arc<LogicalUnit>]) {
         for other in registry.others_at(units, session) {
-            tell(&other, |done| SessionMessage::Abort { units: units.to_vec(), cleared, done }).await;
+            tell(&other, |done| SessionMessage::Abort { units: units.to_vec(), done }).await;
         }
-    }
-
-    /// Another nexus ends our tasks in these units; the initiator is told where it is to know.
-    pub(super) fn ended_by_another(&self, units: &[Arc<LogicalUnit>], cleared: bool) -> Aborted {
-        let aborted = self.abort_units(units);
-        let (nexus, luns) = (&self.state.nexus, &self.target.luns);
-        for unit in luns.meant(nexus, None) {
-            let is_it = |lun: &u64| luns.is_one_of(nexus, *lun, std::slice::from_ref(&unit));
-            if cleared && aborted.luns.iter().any(is_it) {
-                unit.tell(nexus, Sense::COMMANDS_CLEARED);
-            }
-        }
-        aborted
     }
 
     fn answer(&self, tag: u32, code: u8) {

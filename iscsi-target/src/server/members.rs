@@ -85,8 +85,8 @@ impl Members {
 
     fn take(&mut self, message: SessionMessage) {
         match message {
-            SessionMessage::Abort { units, cleared, done } => {
-                let running = self.commands.ended_by_another(&units, cleared).running;
+            SessionMessage::Abort { units, done } => {
+                let running = self.commands.abort_units(&units);
                 tokio::task::spawn_local(async move {
                     for task in running {
                         // An error means that it ended otherwise.

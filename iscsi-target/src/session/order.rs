@@ -2,8 +2,8 @@
 //!
 //! | arrives | starts |
 //! |---|---|
-//! | SIMPLE, no ORDERED before it | at once |
-//! | SIMPLE behind an ORDERED | when that has ended |
+//! | SIMPLE, no ORDERED before it and no HEAD OF QUEUE that runs | at once |
+//! | SIMPLE behind an ORDERED, or while a HEAD OF QUEUE runs | when that has ended |
 //! | ORDERED | when everything before it has ended |
 //! | HEAD OF QUEUE | at once |
 
@@ -35,20 +35,21 @@ impl Attribute {
 #[derive(Debug)]
 pub struct Order<T> {
     running: usize,
+    heads_running: usize,
     ordered_running: bool,
     dormant: VecDeque<(Attribute, T)>,
 }
 
 impl<T> Default for Order<T> {
     fn default() -> Self {
-        Self { running: 0, ordered_running: false, dormant: VecDeque::new() }
+        Self { running: 0, heads_running: 0, ordered_running: false, dormant: VecDeque::new() }
     }
 }
 
 impl<T> Order<T> {
     /// A task arrives. `Some`: start it now.
     pub fn arrive(&mut self, attribute: Attribute, task: T) -> Option<T> {
-        let free = self.dormant.is_empty() && !self.ordered_running;
+        let free = self.dormant.is_empty() && self.may_go_on();
         let starts = match attribute {
             Attribute::HeadOfQueue => true,
             Attribute::Simple => free,
@@ -62,8 +63,14 @@ impl<T> Order<T> {
         Some(task)
     }
 
+    /// May a SIMPLE task start that waits for no other one that waits?
+    fn may_go_on(&self) -> bool {
+        !self.ordered_running && self.heads_running == 0
+    }
+
     fn start(&mut self, attribute: Attribute) {
         self.running += 1;
+        self.heads_running += usize::from(attribute == Attribute::HeadOfQueue);
         self.ordered_running |= attribute == Attribute::Ordered;
     }
 
@@ -71,13 +78,15 @@ impl<T> Order<T> {
     /// beside it, so when nothing runs any more it has ended too.
     pub fn ended(&mut self, attribute: Attribute) -> Vec<T> {
         self.running -= 1;
-        if attribute == Attribute::Ordered {
-            self.ordered_running = false;
+        match attribute {
+            Attribute::Ordered => self.ordered_running = false,
+            Attribute::HeadOfQueue => self.heads_running -= 1,
+            Attribute::Simple => {}
         }
         let mut starting = Vec::new();
         while let Some((attribute, _)) = self.dormant.front() {
             let attribute = *attribute;
-            let may = !self.ordered_running && (attribute != Attribute::Ordered || self.running == 0);
+            let may = self.may_go_on() && (attribute != Attribute::Ordered || self.running == 0);
             if !may {
                 break;
             }
@@ -120,6 +129,20 @@ mod tests {
         assert_eq!(order.ended(Ordered), [4]);
         assert_eq!(order.ended(Simple), [6]);
         assert_eq!(order.ended(Ordered), [0; 0]);
+        assert!(order.is_idle());
+    }
+
+    #[test]
+    fn simple_tasks_wait_for_a_head_of_queue_that_came_before_them() {
+        let mut order = Order::default();
+        assert_eq!(order.arrive(HeadOfQueue, 1), Some(1));
+        assert_eq!(order.arrive(Simple, 2), None);
+        assert_eq!(order.arrive(HeadOfQueue, 3), Some(3));
+        assert_eq!(order.ended(HeadOfQueue), [0; 0]);
+        assert_eq!(order.ended(HeadOfQueue), [2]);
+        assert_eq!(order.arrive(HeadOfQueue, 4), Some(4), "nor is one held up by what runs");
+        assert_eq!(order.ended(Simple), [0; 0]);
+        assert_eq!(order.ended(HeadOfQueue), [0; 0]);
         assert!(order.is_idle());
     }
 
