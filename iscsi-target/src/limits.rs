@@ -44,6 +44,20 @@ pub const MAX_OUTSTANDING_R2T: u32 = 1;
 /// device server, and its data is not kept.
 pub const MAX_COMMAND_BYTES: u64 = 16 << 20;
 
+/// Once half of the memory for data is taken, a session whose commands wait for their data has no more than this part of it.
+pub const SHARES_OF_MEMORY: usize = 8;
+
+/// A socket is not read for so long at most because there is no memory for a command's data: initiators that hear nothing for 5 s
+/// take the target for gone.
+pub const MEMORY_PATIENCE_MS: u64 = 2_000;
+
+/// Data that was asked for comes within this time, or that of another command does, or the connection is closed: memory waits
+/// for it.
+pub const DATA_OUT_TIMEOUT_MS: u64 = 30_000;
+
+/// While that of others comes, a command's own may take so many times as long.
+pub const MOST_PATIENCE_WITH_DATA: u32 = 10;
+
 /// Bytes received ahead of where they belong: headers, small writes, and the start of large ones.
 pub const STAGING_BYTES: usize = 64 << 10;
 

@@ -16,7 +16,7 @@ use support::{BEGUN, Bench, Initiator, LUN_BYTES, NODE, Pdu, TARGET, header, put
 /// Nobody is asked whether he is there in a test of something else.
 fn endless() -> Patience {
     let hour = Duration::from_secs(3600);
-    Patience { login: hour, silence: hour, answer: hour, logout_s: 3600 }
+    Patience { login: hour, silence: hour, answer: hour, data: hour, memory: hour, logout_s: 3600 }
 }
 
 fn portals(addresses: &[(&str, u16)]) -> Vec<Portal> {

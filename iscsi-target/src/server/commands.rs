@@ -6,6 +6,7 @@ use block_io::BufferPool;
 use bytes::Bytes;
 use smallvec::SmallVec;
 use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
 
 use super::connection::Shape;
 use super::link::Link;
@@ -83,11 +84,12 @@ impl Commands {
         match next {
             Next::Wait => {}
             Next::Solicit { r2t_sn, offset, length } => {
-                let tasks = self.state.tasks.borrow();
-                let Some(Task { header, link, phase: Phase::Receiving(incoming), .. }) = tasks.get(&tag)
+                let mut tasks = self.state.tasks.borrow_mut();
+                let Some(Task { header, link, phase: Phase::Receiving(incoming), .. }) = tasks.get_mut(&tag)
                 else {
                     return;
                 };
+                incoming.heard = Instant::now();
                 link.send_r2t(header, incoming.transfer.target_transfer_tag(), r2t_sn, offset, length);
             }
             Next::Complete => self.ready(tag),
@@ -281,6 +283,7 @@ impl Commands {
             total: total as usize,
             arrived: false,
             ended_early: false,
+            heard: Instant::now(),
         }
     }
 }

@@ -4,6 +4,8 @@
 
 use std::rc::Rc;
 
+use tokio::time::Instant;
+
 use super::connection::{Connection, Segment, Sink};
 use super::ending::Ending;
 use super::link::Errand;
@@ -105,6 +107,8 @@ impl Connection {
                 self.commands.link.reject(RejectReason::DataDigestError, &segment.header);
                 incoming.transfer.spoil(Spoilt::DigestError);
             }
+            incoming.heard = Instant::now();
+            self.data_heard = incoming.heard;
             let is_final = header.flags & FINAL != 0;
             incoming.ended_early |= is_final;
             if !incoming.arrived {

@@ -91,6 +91,10 @@ pub(super) struct Connection {
     pub(super) patience: Patience,
     pub(super) heard: Instant,
     pub(super) asked: Option<Instant>,
+    /// Data of any command came last.
+    pub(super) data_heard: Instant,
+    /// When it is looked whether data comes that was asked for.
+    pub(super) look_at: Instant,
     pub(super) closing: Option<Ending>,
     pub(super) close_at: Option<Instant>,
     /// What answers a logout.
@@ -110,6 +114,8 @@ impl Connection {
             patience,
             heard: Instant::now(),
             asked: None,
+            data_heard: Instant::now(),
+            look_at: Instant::now() + patience.data / 4,
             closing: None,
             close_at: None,
             farewell: None,

@@ -94,9 +94,13 @@ impl Connection {
         segment.command = Some(Box::new(incoming));
     }
 
-    /// A buffer for a command's data. A full pool stops the reading of this socket, unless commands of this very
-    /// connection wait for data behind: then nothing would ever free it, and the command is turned away.
+    /// A buffer for a command's data. A full pool stops the reading of this socket, but not for so long that the initiator takes
+    /// us for gone, and not if commands of this very connection wait for data behind: then nothing would ever free it. Nor has
+    /// one session all of the pool for data that it does not send. Without a buffer the command is turned away.
     async fn take_buffer(&mut self, pool: &BufferPool, bytes: usize) -> Option<Buffer> {
+        if !self.has_a_right_to(pool, bytes) {
+            return None;
+        }
         if let Some(buffer) = pool.try_take(bytes) {
             return Some(buffer);
         }
@@ -111,12 +115,15 @@ impl Connection {
         let link = Rc::clone(&self.commands.link);
         let taking = pool.take(bytes);
         tokio::pin!(taking);
+        let patience = tokio::time::sleep(self.patience.memory);
+        tokio::pin!(patience);
         while self.closing.is_none() {
             let sent = self.flush().ok()?;
             let stream = &self.stream;
             let close_at = self.close_at;
             tokio::select! {
                 buffer = &mut taking => return buffer.ok(),
+                () = &mut patience => return None,
                 () = link.wake.notified() => {}
                 ready = stream.writable(), if !sent => ready.ok()?,
                 () = async { tokio::time::sleep_until(close_at.unwrap_or_else(Instant::now)).await },
@@ -126,6 +133,16 @@ impl Connection {
             self.run_errands(false);
         }
         None
+    }
+
+    /// While memory is plentiful everybody has as much as they want; then a session has its share.
+    fn has_a_right_to(&self, pool: &BufferPool, bytes: usize) -> bool {
+        if pool.used_bytes() <= pool.capacity_bytes() / 2 {
+            return true;
+        }
+        let share = pool.capacity_bytes() / limits::SHARES_OF_MEMORY;
+        let held = self.commands.state.receiving_bytes();
+        held == 0 || held + bytes <= share
     }
 
     fn place_data_out(&mut self, segment: &mut Segment) {

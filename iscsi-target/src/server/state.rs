@@ -16,6 +16,7 @@ use std::sync::{Arc, Weak};
 use block_io::Buffer;
 use bytes::Bytes;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::connection::Shape;
 use super::link::Link;
@@ -89,6 +90,8 @@ pub(super) struct Incoming {
     pub(super) arrived: bool,
     /// Its unsolicited data had ended before that.
     pub(super) ended_early: bool,
+    /// Data of it came last, or was asked for.
+    pub(super) heard: Instant,
 }
 
 /// What waits in the window for its CmdSN.
@@ -145,6 +148,14 @@ impl State {
     /// Commands and task management functions that are not over.
     pub(super) fn under_way(&self) -> usize {
         self.tasks.borrow().len() + self.managing.get()
+    }
+
+    /// Bytes of memory that commands hold whose data is on its way.
+    pub(super) fn receiving_bytes(&self) -> usize {
+        let tasks = self.tasks.borrow();
+        let held =
+            |task: &Task| if let Phase::Receiving(incoming) = &task.phase { incoming.total } else { 0 };
+        tasks.values().map(held).sum()
     }
 
     /// The connection of this number.

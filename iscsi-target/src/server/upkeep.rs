@@ -6,6 +6,7 @@
 //! | the target stops, or somebody wants the session ended | event 1: log out within Parameter3 seconds | its logout, or event 2 |
 //! | the session is dropped, or comes anew elsewhere | event 3 | nothing is waited for |
 //! | it does not answer | NOP-In | nothing: it would not hear |
+//! | data that was asked for does not come | event 2 | nothing is waited for |
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -17,6 +18,7 @@ use zerocopy::big_endian::U32;
 use super::connection::Connection;
 use super::ending::Ending;
 use super::link::Errand;
+use super::state::{Phase, Task};
 use crate::limits;
 use crate::pdu::response::{self, AsyncEvent, RejectReason};
 use crate::pdu::{Bhs, NO_TAG, opcode, request};
@@ -31,6 +33,10 @@ pub struct Patience {
     pub silence: Duration,
     /// It must answer by then.
     pub answer: Duration,
+    /// Data that it was asked for must come by then.
+    pub data: Duration,
+    /// How long a command waits for memory, and all that is behind it.
+    pub memory: Duration,
     /// Seconds it is given to log out when it is asked to.
     pub logout_s: u16,
 }
@@ -41,6 +47,8 @@ impl Default for Patience {
             login: Duration::from_millis(limits::LOGIN_TIMEOUT_MS),
             silence: Duration::from_millis(limits::NOP_IN_INTERVAL_MS),
             answer: Duration::from_millis(limits::NOP_IN_TIMEOUT_MS),
+            data: Duration::from_millis(limits::DATA_OUT_TIMEOUT_MS),
+            memory: Duration::from_millis(limits::MEMORY_PATIENCE_MS),
             logout_s: limits::LOGOUT_GRACE_S,
         }
     }
@@ -53,12 +61,37 @@ impl Connection {
             Some(asked) => asked + self.patience.answer,
             None => self.heard + self.patience.silence,
         };
-        self.close_at.map_or(alive, |at| at.min(alive))
+        self.close_at.map_or(alive, |at| at.min(alive)).min(self.look_at)
     }
 
     /// The time for that has come.
     pub(super) fn deadline_passed(&mut self) -> Result<(), Ending> {
+        let now = Instant::now();
+        if self.look_at <= now {
+            self.look_for_data(now);
+            return Ok(());
+        }
         if !self.is_due() { self.ask_whether_alive() } else { Ok(()) }
+    }
+
+    /// Does the data come that was asked for? Looked at now and then.
+    fn look_for_data(&mut self, now: Instant) {
+        let patience = self.patience.data;
+        self.look_at = now + patience / 4;
+        // On a slow link the data of one command comes behind that of others, but not for ever.
+        let is_over = |heard: Instant| {
+            heard.max(self.data_heard) + patience <= now
+                || heard + limits::MOST_PATIENCE_WITH_DATA * patience <= now
+        };
+        let is_late = |task: &Task| match &task.phase {
+            Phase::Receiving(incoming) => incoming.arrived && is_over(incoming.heard),
+            _ => false,
+        };
+        let own = |task: &&Task| Rc::ptr_eq(&task.link, &self.commands.link);
+        if self.commands.state.tasks.borrow().values().filter(own).any(is_late) {
+            tracing::warn!(peer = %self.commands.link.connected.peer, "data that was asked for does not come");
+            self.tell_of_end(AsyncEvent::ConnectionDropped);
+        }
     }
 
     /// The time to close has come.

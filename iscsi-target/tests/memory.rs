@@ -1,0 +1,103 @@
+//! Memory for data is everybody's: nobody keeps it by asking for it and not using it.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use block_io::{BufferPool, MemoryDevice};
+use iscsi_target::pdu::opcode;
+use iscsi_target::server::Patience;
+use support::{Bench, Initiator, LUN_BYTES, TARGET, gated_with, header, put, write_cdb};
+
+const TASK_SET_FULL: u8 = 0x28;
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn other(bench: &Bench) -> Initiator {
+    let mut initiator = Initiator::connect(bench.address);
+    initiator.log_in("iqn.2026-11.com.example:other", Some(TARGET), "FirstBurstLength=262144\0").unwrap();
+    initiator
+}
+
+/// It sends no data at all, and is otherwise alive.
+#[test]
+fn one_session_does_not_have_all_memory_for_data_that_it_does_not_send() {
+    const LENGTH: u32 = 512 << 10;
+    let device = MemoryDevice::new("memory", LUN_BYTES);
+    let bench = Bench::over(Arc::new(device.clone()), device, 4 << 20);
+    let mut greedy = bench.login("InitialR2T=Yes\0ImmediateData=No\0");
+    let mut asked_for = 0;
+    for _ in 0..16 {
+        let tag = greedy.command(0xa0, LENGTH, &write_cdb(0, LENGTH as usize), &[]);
+        let answer = greedy.receive().unwrap();
+        assert_eq!(answer.tag(), tag);
+        if answer.opcode() == opcode::R2T {
+            asked_for += 1;
+        } else {
+            assert_eq!(answer.header[3], TASK_SET_FULL);
+        }
+    }
+    assert!((2..=5).contains(&asked_for), "{asked_for} of 8 that there is room for");
+    let mut other = other(&bench);
+    assert_eq!(other.write(0, &[5; 256 << 10], 256 << 10, 256 << 10).header[3], 0, "others have room");
+    assert!(greedy.ping().is_empty());
+}
+
+/// As when disks take long: whoever waits for memory is told so before its initiator takes us for gone.
+#[test]
+fn a_socket_is_not_left_unread_for_want_of_memory() {
+    let patience = Patience { memory: Duration::from_millis(50), ..Patience::default() };
+    let pool = BufferPool::new(1 << 20);
+    let (bench, gate) = gated_with(|config| (config.patience, config.pool) = (patience, pool.clone()));
+    let mut writer = bench.login("InitialR2T=No\0ImmediateData=Yes\0FirstBurstLength=262144\0");
+    for block in 0..4 {
+        writer.command(0xa0, 256 << 10, &write_cdb(block * 512, 256 << 10), &vec![7; 256 << 10]);
+    }
+    bench.eventually("the writes run", || {
+        gate.waiting.load(Ordering::SeqCst) && pool.try_take(256 << 10).is_none()
+    });
+    let mut other = other(&bench);
+    let tag = other.command(0xa0, 256 << 10, &write_cdb(0, 256 << 10), &[1; 256 << 10]);
+    let mut ping = header(0x40 | opcode::NOP_OUT, 0x80, 99);
+    put(&mut ping, 20, u32::MAX);
+    put(&mut ping, 24, other.cmd_sn);
+    other.send(ping, &[]);
+    let mut answers =
+        [other.receive().unwrap(), other.receive().unwrap()].map(|pdu| (pdu.opcode(), pdu.tag()));
+    answers.sort_unstable();
+    assert_eq!(answers, [(opcode::NOP_IN, 99), (opcode::SCSI_RESPONSE, tag)]);
+    gate.open.store(true, Ordering::SeqCst);
+    bench.eventually("all buffers are back", || pool.used_bytes() == 0);
+}
+
+/// It answers whatever it is asked, but for the data.
+#[test]
+fn who_does_not_send_the_data_that_it_was_asked_for_is_dropped() {
+    let patience = Patience { data: Duration::from_millis(200), silence: HOUR, ..Patience::default() };
+    let bench = Bench::with(|config| config.patience = patience);
+    let mut initiator = bench.login("InitialR2T=Yes\0ImmediateData=No\0");
+    // Who sends it, late as it may be, stays.
+    let tag = initiator.command(0xa0, 1024, &write_cdb(0, 1024), &[]);
+    let ttt = initiator.expect(opcode::R2T).u32(20);
+    initiator.data_out(tag, ttt, 0, 0, true, &[3; 1024]);
+    assert_eq!(initiator.expect(opcode::SCSI_RESPONSE).header[3], 0);
+    initiator.command(0xa0, 1024, &write_cdb(0, 1024), &[]);
+    initiator.expect(opcode::R2T);
+    let ping = |initiator: &mut Initiator| {
+        let mut ping = header(0x40 | opcode::NOP_OUT, 0x80, 99);
+        put(&mut ping, 20, u32::MAX);
+        put(&mut ping, 24, initiator.cmd_sn);
+        initiator.send(ping, &[]);
+        bench.pause();
+        initiator.receive().unwrap()
+    };
+    let told = (0..5000).map(|_| ping(&mut initiator)).find(|pdu| pdu.opcode() != opcode::NOP_IN).unwrap();
+    assert_eq!((told.opcode(), told.header[36]), (opcode::ASYNC_MESSAGE, 2), "this connection is dropped");
+    bench.eventually("nothing is kept", || {
+        bench.registry.sessions().is_empty() && bench.pool.used_bytes() == 0
+    });
+    assert_eq!(bench.device.contents()[..1024], [3; 1024]);
+}
