@@ -6,6 +6,12 @@ pub const MAX_CONNECTIONS: usize = 2048;
 /// Connections of one session: each is a path, and hosts have few of them.
 pub const MAX_SESSION_CONNECTIONS: u32 = 8;
 
+/// Sessions of one initiator: nobody has all connections by ever new ISIDs.
+pub const MAX_SESSIONS_OF_INITIATOR: usize = MAX_CONNECTIONS / 2;
+
+/// Discovery sessions at once. They ask for no proof: strangers who keep them open keep nobody from his target.
+pub const MAX_DISCOVERIES: usize = 256;
+
 /// Logins in progress at once: what strangers can cost before they have shown who they are.
 pub const MAX_LOGINS: usize = 256;
 
@@ -76,6 +82,12 @@ pub const MAX_QUEUED_RESPONSE_BYTES: usize = 16 << 20;
 /// The same for memory that is not of the pool: what is echoed, rejected or told, and the headers of data. Small answers
 /// to a thousand sessions that take none must still fit beside the pool.
 pub const MAX_QUEUED_OWN_BYTES: usize = 1 << 20;
+
+/// The same of all connections together; beyond it each has room for small answers only.
+pub const MAX_QUEUED_OWN_BYTES_OF_ALL: usize = 64 << 20;
+
+/// That room.
+pub const MIN_QUEUED_OWN_BYTES: usize = 16 << 10;
 
 /// Buffers handed to one vectored write.
 pub const MAX_IO_SLICES: usize = 128;

@@ -7,10 +7,11 @@ mod support;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use iscsi_target::access::{AccessPolicy, AccessRule};
 use iscsi_target::pdu::opcode;
-use iscsi_target::server::{Portal, ServerConfig};
+use iscsi_target::server::{Patience, Portal, ServerConfig};
 use support::{Bench, Initiator, NODE, Pdu, TARGET, gated, gated_with, header, put, write_cdb};
 
 const ISID: [u8; 6] = [0x80, 0, 0, 0, 0, 1];
@@ -515,4 +516,60 @@ fn a_reset_of_the_target_waits_for_no_command() {
     assert!(one.ping().is_empty());
     assert_eq!(two.next_response().header[3], 2, "29/03: it was reset");
     assert_eq!(bench.device.contents()[..1024], [0; 1024]);
+}
+
+const UNAVAILABLE: u16 = 0x0301;
+
+/// Initiators give up and come again; without an end each of them would keep a connection.
+#[test]
+fn who_waits_for_what_hangs_is_refused_in_the_end() {
+    let patience = Patience { login: Duration::from_millis(300), ..Patience::default() };
+    let (bench, gate) = gated_with(|config| config.patience = patience);
+    let mut one = leading(&bench, 2);
+    let mut two = join(&one, &bench, 2);
+    two.command(0xa0, 512, &write_cdb(0, 512), &[9; 512]);
+    bench.eventually("the write runs", || gate.waiting.load(Ordering::SeqCst));
+    // In the place of a connection, and of the session.
+    assert_eq!(try_to_join(bench.address, one.tsih, 2).err(), Some(UNAVAILABLE));
+    one.cmd_sn = two.cmd_sn;
+    assert!(one.ping().is_empty(), "the session goes on");
+    let again = |bench: &Bench| {
+        let mut again = Initiator::connect(bench.address);
+        again.isid = ISID;
+        again.log_in_untold(NODE, Some(TARGET), "").map(|_| again)
+    };
+    assert_eq!(again(&bench).err(), Some(UNAVAILABLE));
+    gate.open.store(true, Ordering::SeqCst);
+    bench.eventually("the former session is over", || bench.registry.sessions().is_empty());
+    assert_eq!(gate.inner.contents()[0], 9);
+    assert_eq!(again(&bench).unwrap().ready(), None);
+}
+
+#[test]
+fn nobody_joins_a_session_that_was_asked_to_log_out() {
+    let bench = Bench::with(|config| config.patience = Patience { logout_s: 3600, ..Patience::default() });
+    let mut one = leading(&bench, 2);
+    let mut two = join(&one, &bench, 2);
+    let id = bench.registry.sessions()[0].id;
+    let ending = bench.in_background(move |registry| async move { registry.log_session_out(id).await });
+    assert_eq!([event(one.receive()), event(two.receive())], [1, 1]);
+    assert_eq!(two.log_out(1, 2).header[2], 0);
+    assert_eq!(try_to_join(bench.address, one.tsih, 2).err(), Some(0x020a), "there is no such session");
+    assert_eq!(one.log_out(0, 0).header[2], 0);
+    assert!(ending.join().unwrap());
+}
+
+/// Its connection was there before the stop, so it is not turned away at the door.
+#[test]
+fn nobody_logs_in_to_a_server_that_stops() {
+    let mut bench = Bench::new();
+    let mut late = Initiator::connect(bench.address);
+    let mut early = leading(&bench, 1);
+    let server = bench.server.take().unwrap();
+    let stopping = bench.in_background(move |_| server.shut_down());
+    assert_eq!(event(early.receive()), 1);
+    assert_eq!(late.log_in_untold(NODE, Some(TARGET), "").err(), Some(UNAVAILABLE));
+    assert_eq!(early.log_out(0, 0).header[2], 0);
+    stopping.join().unwrap();
+    assert!(bench.registry.sessions().is_empty());
 }

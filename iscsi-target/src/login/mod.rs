@@ -53,6 +53,8 @@ pub enum Refusal {
     SessionDoesNotExist = 0x020a,
     #[error("a PDU came that has no place in a login")]
     InvalidDuringLogin = 0x020b,
+    #[error("the target stops, or what the session had under way before is not over")]
+    ServiceUnavailable = 0x0301,
     #[error("the target is out of resources")]
     OutOfResources = 0x0302,
 }

@@ -101,6 +101,21 @@ impl SessionInfo {
     }
 }
 
+impl SessionInfo {
+    /// All discoveries share one room; so do the sessions of an initiator.
+    fn shares_room_with(&self, other: &Self) -> bool {
+        match &other.target {
+            None => self.target.is_none(),
+            Some(_) => self.target.is_some() && self.initiator == other.initiator,
+        }
+    }
+
+    /// How many there may be.
+    fn room(&self) -> usize {
+        if self.target.is_none() { limits::MAX_DISCOVERIES } else { limits::MAX_SESSIONS_OF_INITIATOR }
+    }
+}
+
 /// A session that is in the registry as long as this lives.
 #[derive(Debug)]
 pub(crate) struct Entered {
@@ -202,7 +217,7 @@ impl TargetRegistry {
     pub(crate) async fn enter(
         self: &Arc<Self>,
         mut info: SessionInfo,
-    ) -> (Entered, mpsc::Receiver<SessionMessage>) {
+    ) -> Result<(Entered, mpsc::Receiver<SessionMessage>), Refusal> {
         let (mailbox, messages) = mpsc::channel(limits::SESSION_MAILBOX);
         let id = self.next_session.fetch_add(1, Ordering::Relaxed) + 1;
         info.id = id;
@@ -212,8 +227,12 @@ impl TargetRegistry {
                 let former = sessions.values().filter(|session| session.info.is_same_nexus(&info));
                 let former: Vec<_> = former.map(|session| session.mailbox.clone()).collect();
                 if former.is_empty() {
+                    let like_it = sessions.values().filter(|session| session.info.shares_room_with(&info));
+                    if like_it.count() >= info.room() {
+                        return Err(Refusal::OutOfResources);
+                    }
                     sessions.insert(id, Session { info, mailbox });
-                    return (Entered { registry: Arc::clone(self), id }, messages);
+                    return Ok((Entered { registry: Arc::clone(self), id }, messages));
                 }
                 former
             };

@@ -3,6 +3,7 @@
 use super::session::tell_at;
 use super::*;
 use crate::chap::{Account, Secret};
+use crate::limits;
 
 const NAME: &str = "iqn.2026-11.org.labsan:t";
 
@@ -77,7 +78,7 @@ fn a_session_is_measured_again_by_what_holds_when_it_is_entered() {
     registry.set_access(NAME, bound_to(&["b"])).unwrap();
     assert!(!registry.still_admits(&info.initiator, &info.connections[0], &target));
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let (_entered, _mailbox) = runtime.block_on(registry.enter(info.clone()));
+    let _entered = runtime.block_on(registry.enter(info.clone())).unwrap();
     assert_eq!(registry.shut_out(NAME).len(), 1);
     registry.set_access(NAME, bound_to(&["b", "a"])).unwrap();
     assert!(
@@ -93,6 +94,39 @@ fn a_session_is_measured_again_by_what_holds_when_it_is_entered() {
         !registry.still_admits(&info.initiator, &info.connections[0], &target),
         "another target of that name"
     );
+}
+
+#[tokio::test]
+async fn no_initiator_has_all_connections_and_no_stranger_has_any_but_for_discovery() {
+    let registry = TargetRegistry::new();
+    registry.create_target(NAME, None).unwrap();
+    let info = |initiator: &str, number: u16, target: Option<&str>| SessionInfo {
+        id: 0,
+        tsih: number,
+        initiator: initiator.into(),
+        initiator_alias: None,
+        isid: [0, 0, 0, 0, (number >> 8) as u8, number as u8],
+        portal_group: 1,
+        target: target.map(str::to_owned),
+        connections: Vec::new(),
+        header_digest: false,
+        data_digest: false,
+    };
+    let mut entered = Vec::new();
+    for number in 0..limits::MAX_SESSIONS_OF_INITIATOR as u16 {
+        entered.push(registry.enter(info("greedy", number, Some(NAME))).await.unwrap());
+    }
+    for number in 0..limits::MAX_DISCOVERIES as u16 {
+        entered.push(registry.enter(info(&format!("stranger{number}"), number, None)).await.unwrap());
+    }
+    for (initiator, target) in [("greedy", Some(NAME)), ("another", None)] {
+        let refused = registry.enter(info(initiator, 5000, target)).await;
+        assert_eq!(refused.err(), Some(Refusal::OutOfResources), "{initiator}");
+    }
+    registry.enter(info("node", 0, Some(NAME))).await.unwrap();
+    entered.clear();
+    registry.enter(info("greedy", 5000, Some(NAME))).await.unwrap();
+    registry.enter(info("another", 5000, None)).await.unwrap();
 }
 
 #[test]

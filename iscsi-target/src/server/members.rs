@@ -8,6 +8,7 @@ use std::rc::Rc;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
 
 use super::commands::Commands;
 use super::connection::Connection;
@@ -37,8 +38,10 @@ pub(super) struct Members {
     commands: Commands,
     patience: Patience,
     connections: JoinSet<Over>,
-    /// Those whose CID is another's, which has to be over first.
-    waiting: Vec<Joining>,
+    /// Those whose CID is another's, which has to be over first; until when they wait.
+    waiting: Vec<(Instant, Joining)>,
+    /// It is to end: nobody joins any more.
+    leaving: bool,
     told: Vec<oneshot::Sender<()>>,
     /// Said when all is over.
     farewells: Vec<Farewell>,
@@ -50,13 +53,22 @@ impl Members {
         let mut connections = JoinSet::new();
         commands.state.links.borrow_mut().push(Rc::clone(&commands.link));
         connections.spawn_local(Connection::new(stream, commands.clone(), text, patience).run());
-        Self { commands, patience, connections, waiting: Vec::new(), told: Vec::new(), farewells: Vec::new() }
+        Self {
+            commands,
+            patience,
+            connections,
+            waiting: Vec::new(),
+            leaving: false,
+            told: Vec::new(),
+            farewells: Vec::new(),
+        }
     }
 
     /// Until the last connection has ended.
     pub(super) async fn run(mut self, mut messages: mpsc::Receiver<SessionMessage>) -> Ended {
         let mut last = Ending::Dropped;
         while !self.connections.is_empty() {
+            let (waits, deadline) = (!self.waiting.is_empty(), self.next_deadline());
             tokio::select! {
                 Some(message) = messages.recv() => self.take(message),
                 Some(ended) = self.connections.join_next() => {
@@ -65,18 +77,32 @@ impl Members {
                     last = over.ending;
                     self.say_or_keep(over.farewell);
                     self.show_connections();
-                    for joining in std::mem::take(&mut self.waiting) {
+                    for (_, joining) in std::mem::take(&mut self.waiting) {
                         self.join(joining);
                     }
                 }
+                () = sleep_until(deadline), if waits => self.refuse_late(),
             }
         }
         Ended { ending: last, told: self.told, farewells: self.farewells, _messages: messages }
     }
 
+    fn next_deadline(&self) -> Instant {
+        self.waiting.iter().map(|(until, _)| *until).min().unwrap_or_else(Instant::now)
+    }
+
+    /// Those that have waited long enough for what may hang.
+    fn refuse_late(&mut self) {
+        let now = Instant::now();
+        for (_, joining) in self.waiting.extract_if(.., |(until, _)| *until <= now).collect::<Vec<_>>() {
+            self.refuse(joining, Refusal::ServiceUnavailable);
+        }
+    }
+
     /// A connection that was logged out of alone is answered now, the session when it is over.
     fn say_or_keep(&mut self, farewell: Option<Farewell>) {
-        let goes_on = !self.connections.is_empty() && !self.commands.state.ending.get();
+        let is_last = self.connections.is_empty() && self.waiting.is_empty();
+        let goes_on = !is_last && !self.commands.state.ending.get();
         match farewell {
             Some(farewell) if goes_on => _ = tokio::task::spawn_local(farewell.say()),
             farewell => self.farewells.extend(farewell),
@@ -103,6 +129,7 @@ impl Members {
             }
             SessionMessage::LogOut { done } => {
                 self.told.push(done);
+                self.leaving = true;
                 self.ask_all(|| Errand::LogOut);
             }
             SessionMessage::Changed { lun, sense } => {
@@ -123,20 +150,15 @@ impl Members {
         let state = Rc::clone(&self.commands.state);
         if let Some(former) = state.link(joining.login.cid) {
             former.ask(Errand::Drop);
-            return self.waiting.push(joining);
+            return self.waiting.push((Instant::now() + self.patience.login, joining));
+        }
+        let full = self.connections.len() >= state.parameters.max_connections as usize;
+        if full || self.leaving || state.ending.get() {
+            let refusal = if full { Refusal::TooManyConnections } else { Refusal::SessionDoesNotExist };
+            return self.refuse(joining, refusal);
         }
         let Joining { stream, login, came_by, over } = joining;
         let Ok(stream) = TcpStream::from_std(stream) else { return };
-        let full = self.connections.len() >= state.parameters.max_connections as usize;
-        if full || state.ending.get() {
-            let refusal = if full { Refusal::TooManyConnections } else { Refusal::SessionDoesNotExist };
-            let (answer, limit) = (login.refused(refusal), self.patience.login);
-            tokio::task::spawn_local(async move {
-                let _ = super::send_within(&stream, &answer, limit).await;
-                drop(over);
-            });
-            return;
-        }
         let answer = {
             let window = state.window.borrow();
             login.admitted(window.exp_cmd_sn(), window.max_cmd_sn())
@@ -168,6 +190,17 @@ impl Members {
             };
             drop(over);
             ending
+        });
+    }
+
+    fn refuse(&self, joining: Joining, refusal: Refusal) {
+        let Joining { stream, login, over, .. } = joining;
+        let Ok(stream) = TcpStream::from_std(stream) else { return };
+        let (answer, limit) = (login.refused(refusal), self.patience.login);
+        tokio::task::spawn_local(async move {
+            // It is refused whether it hears of it or not.
+            let _ = super::send_within(&stream, &answer, limit).await;
+            drop(over);
         });
     }
 

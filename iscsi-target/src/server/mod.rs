@@ -109,6 +109,7 @@ struct Hall {
     workers: WorkerPool,
     connections: Vec<AtomicUsize>,
     logins: AtomicUsize,
+    stopped: watch::Receiver<bool>,
 }
 
 impl TargetServer {
@@ -140,6 +141,7 @@ impl TargetServer {
             connections: (0..workers.len()).map(|_| AtomicUsize::new(0)).collect(),
             workers: workers.clone(),
             logins: AtomicUsize::new(0),
+            stopped: stopped.clone(),
         });
         for (index, listener) in listeners.into_iter().enumerate() {
             let (hall, stopped) = (Arc::clone(&hall), stopped.clone());
@@ -259,16 +261,23 @@ async fn serve(hall: &Hall, mut stream: TcpStream, index: usize, peer: SocketAdd
     if login.joins {
         return join(hall, stream, login, came_by, &info).await;
     }
-    let (entered, messages) = hall.registry.enter(info.clone()).await;
+    // What its former self has under way may hang: it is refused then, and comes again.
+    let entering = tokio::time::timeout(hall.patience.login, hall.registry.enter(info.clone())).await;
+    let (entered, messages) = match entering.unwrap_or(Err(Refusal::ServiceUnavailable)) {
+        // Whoever stops has asked only those to log out that were there.
+        Ok(_) if *hall.stopped.borrow() => {
+            return refuse(hall, &stream, &login, Refusal::ServiceUnavailable).await;
+        }
+        Ok(entered) => entered,
+        Err(refusal) => return refuse(hall, &stream, &login, refusal).await,
+    };
     let session = entered.id;
     let admits = |target, connection| hall.registry.still_admits(&info.initiator, connection, target);
     if let Some(target) = &target
         && !info.connections.iter().all(|connection| admits(target, connection))
     {
         drop(entered);
-        // It is refused whether it hears of it or not.
-        let _ = send_within(&stream, &login.refused(Refusal::Forbidden), hall.patience.login).await;
-        return tracing::info!(%peer, "login: access was changed meanwhile");
+        return refuse(hall, &stream, &login, Refusal::Forbidden).await;
     }
     let nexus = nexus(&login, target.as_deref(), &came_by);
     // Whatever changes once it knows that it is logged in, it is told of.
@@ -308,19 +317,26 @@ fn nexus(login: &login::LoggedIn, target: Option<&Target>, came_by: &CameBy) -> 
 async fn join(hall: &Hall, stream: TcpStream, login: login::LoggedIn, came_by: CameBy, info: &SessionInfo) {
     let session = match hall.registry.to_join(info) {
         Ok(session) => session,
-        Err(refusal) => {
-            // It is refused whether it hears of it or not.
-            let _ = send_within(&stream, &login.refused(refusal), hall.patience.login).await;
-            return tracing::info!(peer = %came_by.peer, %refusal, "login");
-        }
+        Err(refusal) => return refuse(hall, &stream, &login, refusal).await,
     };
     let Ok(stream) = stream.into_std() else { return };
     let (over, is_over) = tokio::sync::oneshot::channel();
     let joining = Box::new(Joining { stream, login, came_by, over });
     if session.send(SessionMessage::Join(joining)).await.is_ok() {
-        // Nothing is ever sent: it is dropped with the connection.
-        let _ = is_over.await;
+        tokio::select! {
+            // Nothing is ever sent: it is dropped with the connection.
+            _ = is_over => {}
+            // The session had ended when the message was sent: nobody takes it any more, and it goes with `session`.
+            () = session.closed() => {}
+        }
     }
+}
+
+/// Say so, to whoever still listens.
+async fn refuse(hall: &Hall, stream: &TcpStream, login: &login::LoggedIn, refusal: Refusal) {
+    let _ = send_within(stream, &login.refused(refusal), hall.patience.login).await;
+    let peer = stream.peer_addr().ok();
+    tracing::info!(?peer, initiator = login.outcome.initiator, %refusal, "login");
 }
 
 /// Send all of it, to whoever takes it in time.

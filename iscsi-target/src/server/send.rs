@@ -2,11 +2,15 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use tokio::net::TcpStream;
 
-use crate::limits::{MAX_IO_SLICES, MAX_QUEUED_OWN_BYTES, MAX_QUEUED_RESPONSE_BYTES};
+use crate::limits::{
+    MAX_IO_SLICES, MAX_QUEUED_OWN_BYTES, MAX_QUEUED_OWN_BYTES_OF_ALL, MAX_QUEUED_RESPONSE_BYTES,
+    MIN_QUEUED_OWN_BYTES,
+};
 use crate::pdu::frame::{Framing, HEAD_ROOM, TAIL_ROOM};
 use crate::pdu::{BHS_BYTES, opcode};
 
@@ -42,8 +46,11 @@ impl Outgoing {
     }
 }
 
+/// What all connections have queued that is not of the commands' pool.
+static OWN_BYTES_OF_ALL: AtomicUsize = AtomicUsize::new(0);
+
 /// PDUs that wait to be sent, in order.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct SendQueue {
     pdus: VecDeque<Outgoing>,
     /// Bytes of the first one that are out already.
@@ -56,19 +63,29 @@ pub(crate) struct SendQueue {
 
 impl SendQueue {
     pub(crate) fn new(framing: Framing) -> Self {
-        Self { framing, ..Self::default() }
+        Self { pdus: VecDeque::new(), sent: 0, queued_bytes: 0, own_bytes: 0, framing }
     }
 
     pub(crate) fn push(&mut self, header: [u8; BHS_BYTES], data: Bytes) {
         let pdu = Outgoing::new(&header, data, self.framing);
         self.queued_bytes += pdu.len();
         self.own_bytes += pdu.own_bytes();
+        OWN_BYTES_OF_ALL.fetch_add(pdu.own_bytes(), Ordering::Relaxed);
         self.pdus.push_back(pdu);
     }
 
     /// An initiator that does not take its responses gets no more commands in.
     pub(crate) fn has_room(&self) -> bool {
-        self.queued_bytes < MAX_QUEUED_RESPONSE_BYTES && self.own_bytes < MAX_QUEUED_OWN_BYTES
+        let most = match OWN_BYTES_OF_ALL.load(Ordering::Relaxed) < MAX_QUEUED_OWN_BYTES_OF_ALL {
+            true => MAX_QUEUED_OWN_BYTES,
+            false => MIN_QUEUED_OWN_BYTES,
+        };
+        self.queued_bytes < MAX_QUEUED_RESPONSE_BYTES && self.own_bytes < most
+    }
+
+    fn has_sent(&mut self, own_bytes: usize) {
+        self.own_bytes -= own_bytes;
+        OWN_BYTES_OF_ALL.fetch_sub(own_bytes, Ordering::Relaxed);
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -77,7 +94,8 @@ impl SendQueue {
 
     pub(crate) fn clear(&mut self) {
         self.pdus.clear();
-        (self.sent, self.queued_bytes, self.own_bytes) = (0, 0, 0);
+        (self.sent, self.queued_bytes) = (0, 0);
+        self.has_sent(self.own_bytes);
     }
 
     /// Send as much as the socket takes. True if nothing is left.
@@ -123,9 +141,16 @@ impl SendQueue {
                 break;
             }
             self.sent -= first.len();
-            self.own_bytes -= first.own_bytes();
+            let own_bytes = first.own_bytes();
             self.pdus.pop_front();
+            self.has_sent(own_bytes);
         }
+    }
+}
+
+impl Drop for SendQueue {
+    fn drop(&mut self) {
+        self.has_sent(self.own_bytes);
     }
 }
 
@@ -152,5 +177,25 @@ mod tests {
             queue.advance(step);
         }
         assert_eq!((got, queue.queued_bytes, queue.own_bytes), (all, 0, 0));
+    }
+
+    #[test]
+    fn what_many_do_not_take_leaves_room_for_small_answers_only() {
+        let queue = || SendQueue::new(Framing { header_digest: false, data_digest: false });
+        let piece = Bytes::from(vec![0; MAX_QUEUED_OWN_BYTES / 2]);
+        let before = OWN_BYTES_OF_ALL.load(Ordering::Relaxed);
+        let mut deaf: Vec<SendQueue> =
+            (0..MAX_QUEUED_OWN_BYTES_OF_ALL / piece.len()).map(|_| queue()).collect();
+        deaf.iter_mut().for_each(|queue| queue.push([0; BHS_BYTES], piece.clone()));
+        assert!(!deaf[0].has_room(), "all have too much");
+        let mut other = queue();
+        other.push([0; BHS_BYTES], Bytes::from_static(b"hello"));
+        assert!(other.has_room());
+        deaf.truncate(1);
+        assert!(deaf[0].has_room());
+        deaf[0].clear();
+        other.advance(BHS_BYTES + 8);
+        drop((deaf, other));
+        assert_eq!(OWN_BYTES_OF_ALL.load(Ordering::Relaxed), before);
     }
 }
