@@ -9,6 +9,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use block_io::MemoryDevice;
 use iscsi_target::limits;
@@ -114,6 +115,52 @@ fn half_open_logins_take_only_their_share_and_give_it_back() {
     });
     honest.stop();
     bench.nothing_left();
+}
+
+/// A connection to a server that gives logins this long.
+fn with_login_limit(limit: Duration) -> Bench {
+    Bench::with(|config| config.patience.login = limit)
+}
+
+/// Nobody is kept waiting for a login that is not through: whatever it has said, and whether it goes on saying it.
+#[test]
+fn a_login_that_is_not_through_in_time_is_dropped() {
+    let bench = with_login_limit(Duration::from_millis(300));
+    let mut through = bench.login("");
+    let request = login_pdu(0x04, names(NODE, Some(TARGET)).as_bytes());
+    let silent = |said: &[u8]| {
+        let mut initiator = Initiator::connect(bench.address);
+        offer_bytes(&mut initiator, said);
+        initiator
+    };
+    let mut half = [&[][..], &request[..1], &request[..BHS_BYTES], &request[..request.len() - 1]].map(silent);
+    let mut between = silent(&request);
+    assert_eq!(next(&mut between).0, End::Login(0));
+    for initiator in half.iter_mut().chain([&mut between]) {
+        assert_eq!(next(initiator).0, End::Dropped);
+    }
+    // The limit is that of the login, not of silence within it.
+    assert_eq!(through.ready(), None);
+}
+
+#[test]
+fn a_login_of_a_byte_now_and_then_is_dropped_too() {
+    let bench = with_login_limit(Duration::from_millis(300));
+    let mut initiator = Initiator::connect(bench.address);
+    initiator.stream.set_nodelay(true).unwrap();
+    initiator.stream.set_read_timeout(Some(Duration::from_millis(10))).unwrap();
+    let request = login_pdu(0x87, &[b'A'; 4000]);
+    let closed = request.iter().any(|byte| {
+        let sent = initiator.stream.write_all(&[*byte]);
+        match initiator.stream.read(&mut [0]) {
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                sent.is_err()
+            }
+            Ok(0) | Err(_) => true,
+            Ok(_) => panic!("half a request is answered"),
+        }
+    });
+    assert!(closed, "it is let go on byte by byte");
 }
 
 #[test]
