@@ -16,6 +16,8 @@ use iscsi_target::limits;
 use iscsi_target::pdu::{BHS_BYTES, opcode, padding};
 use iscsi_target::scsi::{LogicalUnit, LuIdentity, LuOptions};
 use support::breach::*;
+use support::cases::*;
+use support::initiator::Pace;
 use support::{
     BEGUN, Bench, Honest, Initiator, LUN_BYTES, NODE, TARGET, gated, header, names, put, resident_bytes,
     write_cdb,
@@ -26,14 +28,10 @@ fn every_named_breach_of_the_protocol_has_its_end() {
     let bench = Bench::new();
     let honest = Honest::start(bench.address);
     let (used, resident) = (bench.pool.used_bytes(), resident_bytes());
-    for (name, keys, act, expected) in CASES {
-        let mut initiator = bench.login(keys);
-        act(&mut initiator);
-        if keys.contains("HeaderDigest") {
-            // It speaks without digests from here on, which is as wrong.
-            initiator.digests = (false, false);
+    for pace in [Pace::AtOnce, Pace::ByteByByte] {
+        for case in CASES {
+            assert_eq!(ends_of(bench.address, case, pace), case.3, "{}, {pace:?}", case.0);
         }
-        assert_eq!(ends(&mut initiator, expected.len()), *expected, "{name}");
     }
     assert!(used <= bench.pool.capacity_bytes());
     honest.stop();
@@ -51,43 +49,15 @@ fn every_breach_of_a_login_is_refused_or_ends_the_connection() {
     let bench = Bench::new();
     let address = bench.address;
     let honest = Honest::start(address);
-    let names = names(NODE, Some(TARGET));
-    let refused = |status| vec![End::Login(status), End::Dropped];
     for code in 0..64 {
         let (pdu, expected) = nonsense_first(code);
-        assert_eq!(greeted(address, &[&pdu]), expected, "opcode {code:#x}");
+        assert_eq!(greeted(address, &[pdu], Pace::AtOnce), expected, "opcode {code:#x}");
     }
-    let mut joined = login_pdu(0x87, names.as_bytes());
-    joined[14] = 7;
-    assert_eq!(greeted(address, &[&joined]), refused(0x020a), "a session that is not there");
-    let mut newer = login_pdu(0x87, names.as_bytes());
-    newer[3] = 1;
-    assert_eq!(greeted(address, &[&newer]), refused(0x0205), "a version that is not there");
-    let keys: Vec<u8> = (0..10_000).flat_map(|key| format!("K{key}=1\0").into_bytes()).collect();
-    let mut parts: Vec<Vec<u8>> = keys.chunks(8000).map(|part| login_pdu(0x44, part)).collect();
-    parts.insert(0, login_pdu(0x44, names.as_bytes()));
-    parts.push(login_pdu(0x87, b""));
-    let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
-    let mut answers = greeted(address, &parts);
-    answers.retain(|end| *end != End::Login(0));
-    assert_eq!(answers, refused(0x0200), "ten thousand keys");
-    let more = login_pdu(0x44, b"");
-    let mut answers = greeted(address, &vec![&more[..]; limits::MAX_TEXT_PDUS + 1]);
-    answers.retain(|end| *end != End::Login(0));
-    assert_eq!(answers, refused(0x0200), "text that never ends");
-    let again = login_pdu(0x04, names.as_bytes());
-    let idle = login_pdu(0x04, b"");
-    let mut requests = vec![&again[..]];
-    requests.resize(limits::MAX_LOGIN_EXCHANGES + 1, &idle);
-    let mut answers = greeted(address, &requests);
-    answers.retain(|end| *end != End::Login(0));
-    assert_eq!(answers, refused(0x0200), "a login that never ends");
-    let mut long = header(0x40 | opcode::LOGIN, 0x87, 1);
-    long[5..8].fill(0xff);
-    assert_eq!(greeted(address, &[&long]), [End::Dropped], "more data than a login may have");
-    let mut additional = header(0x40 | opcode::LOGIN, 0x87, 1);
-    additional[4] = 255;
-    assert_eq!(greeted(address, &[&additional]), [End::Dropped], "additional headers");
+    for (name, requests, expected) in login_breaches() {
+        let mut answers = greeted(address, &requests, Pace::AtOnce);
+        answers.retain(|end| *end != End::Login(0));
+        assert_eq!(answers, expected, "{name}");
+    }
     honest.stop();
     bench.nothing_left();
 }

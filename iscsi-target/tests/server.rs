@@ -12,7 +12,8 @@ use iscsi_target::chap::{Account, Algorithm, ChapPolicy, Secret};
 use iscsi_target::limits;
 use iscsi_target::pdu::opcode;
 use iscsi_target::registry::AccessPolicy;
-use support::breach::{End, ends, next, nonsense, offer_bytes};
+use support::breach::{End, ends, next, offer_bytes};
+use support::cases::nonsense;
 use support::{Bench, Initiator, LUN_BYTES, NODE, TARGET, gated, header, put, write_cdb};
 
 fn pattern(length: usize, seed: usize) -> Vec<u8> {

@@ -45,7 +45,16 @@ impl Pdu {
     }
 }
 
+/// How what may be wrong is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    AtOnce,
+    /// Each byte a segment of its own.
+    ByteByByte,
+}
+
 pub struct Initiator {
+    pub pace: Pace,
     pub stream: TcpStream,
     pub cmd_sn: u32,
     pub tag: u32,
@@ -78,7 +87,9 @@ impl Initiator {
         let stream = TcpStream::connect(address).unwrap();
         // A server that does not answer fails the test instead of hanging it.
         stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream.set_nodelay(true).unwrap();
         Self {
+            pace: Pace::AtOnce,
             stream,
             cmd_sn: 1,
             tag: 0,

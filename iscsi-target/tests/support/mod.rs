@@ -3,7 +3,9 @@
 #![allow(dead_code, unused_imports, unreachable_pub, clippy::unwrap_used)]
 
 pub mod breach;
+pub mod cases;
 mod gate;
+pub mod honest;
 pub mod initiator;
 mod watch;
 
@@ -18,8 +20,9 @@ use iscsi_target::scsi::{LogicalUnit, LuIdentity, LuOptions};
 use iscsi_target::server::{ServerConfig, TargetServer};
 
 pub use gate::{gated, gated_with};
+pub use honest::Honest;
 pub use initiator::{BEGUN, Initiator, NODE, Pdu, TARGET, header, names, put, write_cdb};
-pub use watch::{Honest, allow_many_descriptors, descriptors, resident_bytes};
+pub use watch::{allow_many_descriptors, descriptors, resident_bytes};
 
 pub const LUN_BYTES: usize = 16 << 20;
 
