@@ -17,6 +17,8 @@ use crate::stage::Stage;
 
 /// A byte is sent so often.
 const NOW_AND_THEN: Duration = Duration::from_millis(100);
+/// The daemon says or does something every 15 seconds.
+const PATIENCE: Duration = Duration::from_secs(40);
 /// More than fit in the time for a login, ten times over.
 const DRIPS: usize = 1500;
 
@@ -62,6 +64,7 @@ impl Slow {
 }
 
 fn until_dropped(initiator: &mut Initiator) -> Vec<End> {
+    initiator.stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
     let mut ends = Vec::new();
     while ends.last() != Some(&End::Dropped) {
         ends.push(next(initiator).0);
