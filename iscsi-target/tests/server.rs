@@ -2,8 +2,7 @@
 
 mod support;
 
-use std::io::Write;
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -13,6 +12,8 @@ use iscsi_target::chap::{Account, Algorithm, ChapPolicy, Secret};
 use iscsi_target::limits;
 use iscsi_target::pdu::opcode;
 use iscsi_target::registry::AccessPolicy;
+use support::breach::{End, ends, next, offer_bytes};
+use support::cases::nonsense;
 use support::{Bench, Initiator, LUN_BYTES, NODE, TARGET, gated, header, put, write_cdb};
 
 fn pattern(length: usize, seed: usize) -> Vec<u8> {
@@ -391,41 +392,55 @@ fn a_full_pool_pushes_back_and_everything_still_ends() {
     }
 }
 
+/// Everything that comes, until the target closes the connection.
+fn until_closed(initiator: &mut Initiator) -> Vec<End> {
+    let mut ends = Vec::new();
+    while ends.last() != Some(&End::Dropped) {
+        ends.push(next(initiator).0);
+    }
+    ends
+}
+
 #[test]
-fn garbage_disturbs_nobody_else() {
+fn garbage_has_its_end_and_disturbs_nobody_else() {
     let bench = Bench::new();
     let mut good = bench.login("");
     let mut state = 0x1234_5678_9abc_def1_u64;
-    for round in 0..200 {
-        let mut stream = TcpStream::connect(bench.address).unwrap();
-        let mut bytes = vec![0; 48 + round];
-        for byte in &mut bytes {
+    let mut random = |bytes: &mut [u8]| {
+        for byte in bytes {
             state ^= state << 13;
             state ^= state >> 7;
             state ^= state << 17;
             *byte = state as u8;
         }
+    };
+    for round in 0..200 {
+        let mut initiator = Initiator::connect(bench.address);
+        let mut bytes = vec![0; 48 + round];
+        random(&mut bytes);
         if round % 3 == 0 {
             // A login header that promises more than may come.
             bytes[0] = 0x43;
         }
-        // The target may have closed it already.
-        let _ = stream.write_all(&bytes);
+        offer_bytes(&mut initiator, &bytes);
+        // Nothing follows; it may know that already.
+        let _ = initiator.stream.shutdown(Shutdown::Write);
+        let refused = until_closed(&mut initiator);
+        assert!(
+            matches!(refused[..], [End::Dropped] | [End::Login(1..), End::Dropped]),
+            "{round}: {refused:?}"
+        );
     }
     // In full feature phase: every opcode with random fields, on a session of its own.
     for code in 0..64u8 {
         let mut initiator = Initiator::connect(bench.address);
         initiator.isid = [0x80, 0, 0, 0, 1, code];
         initiator.log_in(NODE, Some(TARGET), "").unwrap();
-        let mut random = header(0x40 | code, 0x80, 3);
-        for byte in &mut random[20..] {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            *byte = state as u8;
-        }
-        initiator.send(random, &[7; 100]);
-        drop(initiator);
+        let mut filling = [0; 28];
+        random(&mut filling);
+        let (pdu, expected) = nonsense(code, filling);
+        offer_bytes(&mut initiator, &pdu);
+        assert_eq!(ends(&mut initiator, expected.len()), expected, "opcode {code:#x}");
     }
     assert_eq!(good.write(0, &[4; 4096], 4096, 4096).header[3], 0);
     bench.eventually("only the good session is left", || bench.registry.sessions().len() == 1);

@@ -18,6 +18,7 @@ mod sanitizing;
 mod sanitizing_kept;
 mod thin;
 mod third_party;
+mod undivided;
 
 const BLOCKS: u64 = 2048;
 /// What a nexus that has begun is told.

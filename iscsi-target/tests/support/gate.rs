@@ -1,7 +1,8 @@
 //! A device that can be held up.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use block_io::{BlockDevice, Buffer, DeviceInfo, Durability, IoError, IoFuture, MemoryDevice, ReadResult};
 use bytes::Bytes;
@@ -15,6 +16,16 @@ pub struct Gate {
     pub inner: MemoryDevice,
     pub open: Arc<AtomicBool>,
     pub waiting: Arc<AtomicBool>,
+    /// How many writes have come.
+    pub come: Arc<AtomicUsize>,
+    /// Those that are let go while it is shut, by the order in which they came.
+    pub let_go: Arc<Mutex<BTreeSet<usize>>>,
+}
+
+impl Gate {
+    fn lets_go(&self, number: usize) -> bool {
+        self.open.load(Ordering::SeqCst) || self.let_go.lock().unwrap().contains(&number)
+    }
 }
 
 impl BlockDevice for Gate {
@@ -32,8 +43,9 @@ impl BlockDevice for Gate {
 
     fn write(&self, offset: u64, data: Bytes, durability: Durability) -> IoFuture<'_, Result<(), IoError>> {
         Box::pin(async move {
+            let number = self.come.fetch_add(1, Ordering::SeqCst);
             self.waiting.store(true, Ordering::SeqCst);
-            while !self.open.load(Ordering::SeqCst) {
+            while !self.lets_go(number) {
                 tokio::time::sleep(std::time::Duration::from_millis(1)).await;
             }
             self.inner.write(offset, data, durability).await
@@ -61,6 +73,12 @@ pub fn gated() -> (Bench, Gate) {
 /// The same with other settings than the defaults.
 pub fn gated_with(adjust: impl FnOnce(&mut ServerConfig)) -> (Bench, Gate) {
     let inner = MemoryDevice::new("gated", LUN_BYTES);
-    let gate = Gate { inner: inner.clone(), open: Arc::default(), waiting: Arc::default() };
+    let gate = Gate {
+        inner: inner.clone(),
+        open: Arc::default(),
+        waiting: Arc::default(),
+        come: Arc::default(),
+        let_go: Arc::default(),
+    };
     (Bench::configured(Arc::new(gate.clone()), inner, 32 << 20, adjust), gate)
 }

@@ -87,7 +87,7 @@ fn the_document_names_what_there_is() {
         );
     }
     let mut sources = String::new();
-    for directory in ["iscsi-target/src", "iscsi-target/tests", "raid-core/src"] {
+    for directory in ["iscsi-target/src", "iscsi-target/tests", "raid-core/src", "tests/tests"] {
         read_all(&repository().join(directory), &mut sources);
     }
     let begin = document.find("## Hostile initiators").unwrap();

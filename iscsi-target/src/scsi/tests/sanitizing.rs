@@ -57,6 +57,8 @@ fn what_is_reserved_or_not_there_is_refused() {
 pub(super) struct Slow {
     pub(super) inner: MemoryDevice,
     pub(super) leave: Arc<tokio::sync::Semaphore>,
+    /// Writes that have come so far.
+    pub(super) come: Arc<std::sync::atomic::AtomicUsize>,
     /// The kind of error that writes end in.
     pub(super) failing: Arc<std::sync::Mutex<Option<IoErrorKind>>>,
 }
@@ -76,6 +78,7 @@ impl BlockDevice for Slow {
 
     fn write(&self, offset: u64, data: Bytes, durability: Durability) -> IoFuture<'_, Result<(), IoError>> {
         Box::pin(async move {
+            self.come.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
             self.leave.acquire().await.unwrap().forget();
             if let Some(kind) = *self.failing.lock().unwrap() {
                 let length = data.len() as u64;
@@ -99,12 +102,17 @@ impl BlockDevice for Slow {
 }
 
 /// LUN 0 and a read-only view of the same as LUN 1, over a slow device of four pieces.
-fn slow() -> (Bench, Slow) {
+pub(super) fn slow() -> (Bench, Slow) {
     let bench = open();
     let (_, unit) = bench.luns.units().remove(0);
     let identity = unit.identity().clone();
     bench.luns.remove(0);
-    let slow = Slow { inner: MemoryDevice::new("slow", 4 << 20), leave: no_leave(), failing: Arc::default() };
+    let slow = Slow {
+        inner: MemoryDevice::new("slow", 4 << 20),
+        leave: no_leave(),
+        come: Arc::default(),
+        failing: Arc::default(),
+    };
     let unit = LogicalUnit::new(Arc::new(slow.clone()), identity, LuOptions::default());
     bench.luns.insert(1, unit.view(LuOptions { read_only: true, ..LuOptions::default() })).unwrap();
     bench.luns.insert(0, unit).unwrap();

@@ -12,7 +12,12 @@ const RUNS: (u8, u8, u8) = (2, 0x04, 0x1b);
 const FAILED: (u8, u8, u8) = (3, 0x31, 3);
 
 fn slow() -> Slow {
-    Slow { inner: MemoryDevice::new("slow", 4 * PIECE), leave: no_leave(), failing: Arc::default() }
+    Slow {
+        inner: MemoryDevice::new("slow", 4 * PIECE),
+        leave: no_leave(),
+        come: Arc::default(),
+        failing: Arc::default(),
+    }
 }
 
 /// LUN 0 over the device, as a start makes it of what was kept.
