@@ -15,7 +15,7 @@
 //! |---|---|
 //! | before 2 begins | nothing; the array goes on |
 //! | well | no record |
-//! | otherwise, from 2 on | perhaps a record, so the array takes no more writes: the next start completes it |
+//! | otherwise, from 2 on | perhaps a record, so the array takes no more writes, and nobody reads what was written: the next start completes it |
 //!
 //! A member that comes in sync has its place erased first, and no atomic write is under way meanwhile. Where no record can count,
 //! because md or an older labsan ran the array, a start erases the places before the headers say that there may be one.
@@ -30,6 +30,7 @@ use futures_util::future::join_all;
 use uuid::Uuid;
 
 use super::atomic::Piece;
+use super::half_done::HalfDone;
 use super::recovery::JournalError;
 use crate::array::bitmap_io::DirtyGuard;
 use crate::array::core::Core;
@@ -58,16 +59,25 @@ const _: () = assert!(limits::REDO_RING_BYTES <= MIN_JOURNAL_BYTES);
 pub(crate) struct Redo {
     /// Held from before a record is written until it is erased, and while a member comes in sync. Taken before any unit.
     turn: tokio::sync::Mutex<()>,
+    pub(super) half_done: HalfDone,
 }
 
 /// A record that may be on members and is not erased. Units must not be let go over it: where one is dropped the array takes
-/// no more writes.
-struct Live<'a>(Option<&'a Core>);
+/// no more writes, and what it names is not read.
+struct Live<'a> {
+    core: &'a Core,
+    redo: &'a Redo,
+    pieces: &'a [Piece],
+    is_erased: bool,
+}
 
 impl Drop for Live<'_> {
     fn drop(&mut self) {
-        if let Some(core) = self.0 {
-            core.give_up("an atomic write is half-way in place; the next start completes it");
+        if !self.is_erased {
+            self.redo.half_done.add(self.pieces.iter().map(|piece| self.core.range_of(piece)));
+            self.core.give_up(
+                "an atomic write is half-way in place; its blocks cannot be read until the next start completes it",
+            );
         }
     }
 }
@@ -154,7 +164,7 @@ impl Core {
             held.push(self.locks.exclusive(*unit).await);
         }
         let _dirty = self.prepare_units(&units).await?;
-        let mut live = Live(Some(self));
+        let mut live = Live { core: self, redo, pieces, is_erased: false };
         self.write_redo_record(pieces).await?;
         if planted(Sabotage::RecordErasedEarly) {
             self.erase_records().await?;
@@ -163,7 +173,7 @@ impl Core {
         if !planted(Sabotage::RecordErasedEarly) && !planted(Sabotage::RecordErasedLate) {
             self.erase_records().await?;
         }
-        live.0 = None;
+        live.is_erased = true;
         Ok(())
     }
 
@@ -239,10 +249,12 @@ impl Core {
         });
         let results = join_all(writes).await;
         self.settle_unless_full(results).await?;
-        let range = |(unit, start, data): &Piece| -> Range<u64> {
-            self.in_array(*unit, *start..*start + data.len() as u32)
-        };
-        self.rewritten(pieces.iter().map(range)).await
+        self.rewritten(pieces.iter().map(|piece| self.range_of(piece))).await
+    }
+
+    /// Of the array's data.
+    fn range_of(&self, (unit, start, data): &Piece) -> Range<u64> {
+        self.in_array(*unit, *start..*start + data.len() as u32)
     }
 
     /// No record is on any member in sync, durably. The first page is enough: one CRC covers all of a record.

@@ -34,6 +34,45 @@ async fn half_way() -> World {
     world
 }
 
+async fn read(world: &World, offset: u64, length: usize) -> Result<(), IoErrorKind> {
+    world.array.read(offset, Buffer::zeroed(length)).await.1.map_err(|error| error.kind)
+}
+
+/// As a whole or not at all, to readers too, and nothing is made of its halves.
+#[test]
+fn what_an_atomic_write_that_was_given_up_left_is_not_read_until_it_is_completed() {
+    run(async {
+        let mut world = half_way().await;
+        let length = LENGTH as u64;
+        for (offset, bytes) in [(0, LENGTH), (0, BLOCK as usize), (length - BLOCK, 3 * BLOCK as usize)] {
+            assert_eq!(
+                read(&world, offset, bytes).await,
+                Err(IoErrorKind::ArrayFailed),
+                "{bytes} at {offset}"
+            );
+        }
+        assert_eq!(read(&world, length, LENGTH).await, Ok(()), "beside it");
+        let contents = || world.disks.iter().map(|disk| disk.inner.contents()).collect::<Vec<_>>();
+        let before = contents();
+        // A copy that cannot be read is not mended from another one of it.
+        let data = MemberLayout::for_member(world.disks[0].info().size_bytes).unwrap().data_offset;
+        world.disks[0].bad.lock().unwrap().push(data..data + BLOCK);
+        assert_eq!(read(&world, 0, BLOCK as usize).await, Err(IoErrorKind::ArrayFailed));
+        assert_eq!(world.disks[0].bad.lock().unwrap().len(), 1);
+        world.disks[0].bad.lock().unwrap().clear();
+        // Nor are copies that may differ made equal, whichever of them would be taken.
+        world.disks[1].inner.tamper(|bytes| bytes[data as usize..][..4096].fill(9));
+        world.array.core.distrust(0..1);
+        assert_eq!(read(&world, 0, BLOCK as usize).await, Err(IoErrorKind::ArrayFailed));
+        world.disks[1].inner.tamper(|bytes| bytes[data as usize..][..4096].fill(1));
+        assert!(contents() == before, "something was written");
+        world.array.stop().await.unwrap();
+        world.disks.iter().for_each(|disk| disk.unwritable.lock().unwrap().clear());
+        world.array = world.assemble(&[], false).await.unwrap();
+        assert_eq!(first_bytes(&world.array).await, [2, 2]);
+    });
+}
+
 #[test]
 fn an_atomic_write_without_space_takes_no_member_out_and_is_completed_when_there_is_some() {
     run(async {

@@ -167,7 +167,7 @@ fn a_mirrors_atomic_write_that_is_cut_anywhere_is_there_as_a_whole_or_not_at_all
 /// Whoever sent it goes away at any moment: what is acknowledged later is not undone by what is left of it.
 #[test]
 fn an_abandoned_atomic_write_undoes_nothing_that_is_acknowledged_later() {
-    let (mut refused, mut taken) = (0, 0);
+    let (mut refused, mut taken, mut unread) = (0, 0, 0);
     for (seed, polls) in (1..=4).flat_map(|seed| (1..=30).map(move |polls| (seed, polls))) {
         let mut world = World::new(Level::Raid1, 2, seed);
         let later = run(async {
@@ -180,6 +180,17 @@ fn an_abandoned_atomic_write_undoes_nothing_that_is_acknowledged_later() {
                         break;
                     }
                     tokio::task::yield_now().await;
+                }
+            }
+            let (buffer, read) = array.read(AT, Buffer::zeroed(LENGTH as usize)).await;
+            match read.map_err(|error| error.kind) {
+                Ok(()) => {
+                    let values: Vec<u64> = buffer.chunks(SECTOR as usize).map(id_of).collect();
+                    assert!(values.iter().all(|value| *value == values[0]), "half of it was read");
+                }
+                Err(kind) => {
+                    assert_eq!(kind, IoErrorKind::ArrayFailed);
+                    unread += 1;
                 }
             }
             array.write(LATER, filled(3, BLOCK), Durability::Durable).await
@@ -199,6 +210,7 @@ fn an_abandoned_atomic_write_undoes_nothing_that_is_acknowledged_later() {
         }
     }
     assert!(refused > 10 && taken > 10, "{refused} times it refused writes, {taken} times it took them");
+    assert_eq!(unread, refused, "what was given up is not read");
 }
 
 fn ring() -> u64 {
