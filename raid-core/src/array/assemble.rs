@@ -463,22 +463,14 @@ async fn take_over(core: &Core, plan: &AssemblyPlan, candidates: &[Candidate]) -
     for note in &plan.notes {
         core.note(format!("{}: {}", candidates[note.candidate].id, note.kind));
     }
-    let mut control = core.control.lock().await;
     let table = MemberTable::clone(&core.table());
-    core.commit_roles(&mut control, table).await?;
+    core.commit_roles(&mut *core.control.lock().await, table).await?;
     if !plan.needs.replay_journal {
         // Whatever lies there: before the headers say that it may be a record.
-        drop(control);
         core.erase_leftovers().await?;
-        control = core.control.lock().await;
     }
-    let (events, utime) = (control.template.events, control.template.utime);
-    let failures = core.write_headers(&mut control, events, utime).await;
-    for (member, error) in failures {
-        drop(control);
-        core.write_failed(&member, &error).await?;
-        control = core.control.lock().await;
-    }
+    core.renew_headers().await?;
+    let mut control = core.control.lock().await;
     // A crash may have left the newest document on some members only, and a spare that was away has an old one:
     // nothing that it describes is served before it is on all of them, whichever of them are here next time.
     let document = control.document.clone();

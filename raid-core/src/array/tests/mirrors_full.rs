@@ -88,6 +88,47 @@ fn an_atomic_write_without_space_takes_no_member_out_and_is_completed_when_there
     });
 }
 
+/// Nor is there space to erase its record: no atomic write is taken, and no later start undoes what was written instead.
+#[test]
+fn an_array_can_be_started_without_the_space_to_erase_a_record() {
+    run(async {
+        let mut world = half_way().await;
+        world.array.stop().await.unwrap();
+        let layout = MemberLayout::for_member(world.disks[0].info().size_bytes).unwrap();
+        let (ring, headers) = (layout.journal.offset, layout.headers);
+        let full = |range: std::ops::Range<u64>| {
+            let unwritable = &world.disks[1].unwritable;
+            unwritable.lock().unwrap().push((range, IoErrorKind::NoSpace));
+        };
+        full(ring..ring + BLOCK);
+        full(headers.offset..headers.offset + headers.len / 2);
+        let mut refusals = Vec::new();
+        for _ in 0..2 {
+            refusals.push(world.assemble(&[], true).await.map(|_| ()));
+        }
+        let not_void = |refusal: &Result<(), AssembleError>| {
+            matches!(refusal, Err(AssembleError::Journal(JournalError::NotVoid { .. })))
+        };
+        assert!(refusals.iter().all(Result::is_err) && refusals.iter().any(not_void), "{refusals:?}");
+        world.disks[1].unwritable.lock().unwrap().pop();
+        world.array = world.assemble(&[], true).await.unwrap();
+        let status = world.array.status().await;
+        assert!(status.members.iter().all(|member| member.state == MemberState::InSync), "{status:?}");
+        assert!(status.notes.iter().any(|note| note.contains("atomic writes are refused")), "{status:?}");
+        assert_eq!(world.array.atomic_limit_bytes(), 0);
+        let ended = world.array.write_atomic_parts(vec![(0, vec![7; LENGTH].into())]).await;
+        assert_eq!(ended.unwrap_err().kind, IoErrorKind::Unsupported);
+        world.disks.iter().for_each(|disk| disk.unwritable.lock().unwrap().clear());
+        world.array.write(0, vec![5; LENGTH].into(), Durability::Durable).await.unwrap();
+        // The power goes.
+        world.array = world.assemble(&[], false).await.unwrap();
+        assert_eq!(first_bytes(&world.array).await, [5, 5], "the record came back");
+        assert!(world.array.atomic_limit_bytes() > 0);
+        world.array.write_atomic_parts(vec![(0, vec![6; LENGTH].into())]).await.unwrap();
+        assert_eq!(first_bytes(&world.array).await, [6, 6]);
+    });
+}
+
 #[test]
 fn an_array_can_be_started_without_the_space_for_an_atomic_write() {
     run(async {
