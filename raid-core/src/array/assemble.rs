@@ -38,7 +38,9 @@ pub struct AssembleOptions {
     pub force: bool,
 }
 
-/// Why an array could not be started. Unless it is `Io` or `Config`, nothing was written.
+/// Why an array could not be started. Nothing was written unless it is `Io`, `Config`, or one of recovery: `Journal` with `Io`,
+/// `NoSpace`, `NotErased` or `NotVoid`. Then the superblocks may say that labsan runs the array, and what a record names may be in
+/// place, in part; the next start finds the record and does the rest.
 #[derive(Debug, thiserror::Error)]
 pub enum AssembleError {
     /// The members do not make an array that can be trusted.
