@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use block_io::runtime::RuntimeError;
 use block_io::{IoError, IoErrorKind};
 use labsan_api::{ErrorBody, ErrorCode, NameError, VolumePath};
-use raid_core::array::{AssembleError, CreateError, DocumentError, MemberError, StopError, VolumeError};
+use raid_core::array::{
+    AssembleError, CreateError, DocumentError, JournalError, MemberError, StopError, VolumeError,
+};
 use raid_core::geometry::GeometryError;
 
 use crate::san::document::DocumentError as SanDocumentError;
@@ -224,8 +226,7 @@ impl Failure {
             Self::Targets(error) => error.code(),
             Self::SanDocument(_) | Self::StateFile(_) => ErrorCode::Io,
             Self::Create(error) => create_code(error),
-            Self::Assemble(AssembleError::Io(error)) => io_code(error),
-            Self::Assemble(_) => ErrorCode::Unsafe,
+            Self::Assemble(error) => assemble_code(error),
             Self::Member(error) => member_code(error),
             Self::Stop(StopError::Already { .. }) => ErrorCode::State,
             Self::Stop(StopError::Unclean { .. }) => ErrorCode::Io,
@@ -344,10 +345,56 @@ fn volume_code(error: &VolumeError) -> ErrorCode {
     }
 }
 
+/// Unsafe is what was refused before anything was written.
+fn assemble_code(error: &AssembleError) -> ErrorCode {
+    match error {
+        AssembleError::Io(error)
+        | AssembleError::Journal(
+            JournalError::Io(error)
+            | JournalError::NoSpace { error, .. }
+            | JournalError::NotErased { error, .. }
+            | JournalError::NotVoid { error, .. },
+        ) => io_code(error),
+        AssembleError::Config(error) => document_code(error),
+        _ => ErrorCode::Unsafe,
+    }
+}
+
 fn document_code(error: &DocumentError) -> ErrorCode {
     match error {
         DocumentError::Io(error) => io_code(error),
         DocumentError::Format(_) => ErrorCode::NoSpace,
         DocumentError::Unwritten => ErrorCode::Io,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use block_io::IoOperation;
+
+    use super::*;
+
+    /// Exit code 3 says so, and people go by it.
+    #[test]
+    fn a_start_that_had_begun_to_recover_is_not_called_one_that_changed_nothing() {
+        let array = || "tank".to_owned();
+        let error = |kind| IoError::new(kind, IoOperation::Write, &"/dev/x".into(), 0, 4096);
+        let code = |refusal: JournalError| Failure::Assemble(AssembleError::Journal(refusal)).code();
+        let full = || error(IoErrorKind::NoSpace);
+        for refusal in [
+            JournalError::NoSpace { array: array(), error: full() },
+            JournalError::NotErased { array: array(), error: full() },
+            JournalError::NotVoid {
+                array: array(),
+                erased: Box::new(error(IoErrorKind::Medium)),
+                error: full(),
+            },
+            JournalError::Io(full()),
+        ] {
+            assert_eq!(code(refusal), ErrorCode::NoSpace);
+        }
+        let unwritten = Failure::Assemble(AssembleError::Config(DocumentError::Unwritten));
+        assert_eq!(unwritten.code(), ErrorCode::Io);
+        assert_eq!(code(JournalError::Unread { array: array() }), ErrorCode::Unsafe);
     }
 }

@@ -4,6 +4,8 @@
 //! - Whoever writes has the array's turn ([`Daemon::writing`]), reads what is there, and changes no more than his part of it:
 //!   a change of the configuration leaves the reservations as they are, and the other way round. So neither can undo the
 //!   other, and what an array brings along stays until somebody has looked at it.
+//! - What was refused may be durable on a disk all the same, and the next start would believe it. So after a write that went
+//!   wrong the next one is carried out even if it changes nothing ([`LastWrite`]).
 //! - An order of a node waits for the array that its volume is on and for nothing else: not for other arrays, whose disks may
 //!   hang, not for the host's copy, whose file system may be full, and not for whoever changes the configuration.
 
@@ -17,7 +19,7 @@ use uuid::Uuid;
 use crate::error::Failure;
 use crate::san::document::DocumentError;
 use crate::san::{SanDocument, records};
-use crate::state::Daemon;
+use crate::state::{Daemon, LastWrite};
 
 /// What an array carries; none if it was never part of a SAN.
 pub(crate) async fn carried(array: &Array) -> Result<Option<SanDocument>, Failure> {
@@ -42,10 +44,10 @@ pub(crate) async fn set_configuration(
     document: &SanDocument,
 ) -> Result<(), Failure> {
     let writing = daemon.writing(array.uuid());
-    let _writing = writing.lock().await;
+    let mut last = writing.lock().await;
     let kept = carried(array).await?.map(|there| there.reservations).unwrap_or_default();
     let reservations = records::of_volumes(kept, &volumes(array));
-    write(array, &SanDocument { reservations, ..document.clone() }).await
+    write(array, &mut last, &SanDocument { reservations, ..document.clone() }).await
 }
 
 /// Keep a volume's persistent reservations, or that there are none: durable on its array `home`, then known here.
@@ -56,7 +58,7 @@ pub(crate) async fn keep_reservations(
     record: Option<Value>,
 ) -> Result<(), Failure> {
     let writing = daemon.writing(home);
-    let _writing = writing.lock().await;
+    let mut last = writing.lock().await;
     let array = daemon.array_of(home).ok_or_else(|| Failure::NoArray(home.to_string()))?;
     // The order was under way when the volume was deleted, and nobody would ever take its record away; or when the array
     // was stopped. It may have been started again, and its volume be another object, whose users know nothing of the order.
@@ -66,20 +68,21 @@ pub(crate) async fn keep_reservations(
     if !is_writable(&array).await {
         return Err(Failure::NotWritable(array.name().to_owned()));
     }
-    change_record(daemon, &array, volume.uuid(), record).await
+    change_record(daemon, &array, &mut last, volume.uuid(), record).await
 }
 
 /// Forget the reservations of a volume that its array does not have any more.
 pub(crate) async fn forget_reservations(daemon: &Daemon, array: &Array, volume: Uuid) -> Result<(), Failure> {
     let writing = daemon.writing(array.uuid());
-    let _writing = writing.lock().await;
-    change_record(daemon, array, volume, None).await
+    let mut last = writing.lock().await;
+    change_record(daemon, array, &mut last, volume, None).await
 }
 
 /// The caller has the array's turn.
 async fn change_record(
     daemon: &Daemon,
     array: &Array,
+    last: &mut LastWrite,
     volume: Uuid,
     record: Option<Value>,
 ) -> Result<(), Failure> {
@@ -94,11 +97,11 @@ async fn change_record(
         records::check_room(&next.reservations, volume, record)?;
     }
     records::put(&mut next.reservations, volume, record.clone());
-    if next != before
-        && let Err(error) = write(array, &next).await
+    if (next != before || last.is_in_doubt)
+        && let Err(error) = write(array, last, &next).await
     {
         // It may be durable on a disk all the same, and a start would believe that.
-        if let Err(second) = write(array, &before).await {
+        if let Err(second) = write(array, last, &before).await {
             tracing::error!("a volume's record that was refused could not be taken back: {second}");
             return Err(Failure::InDoubt(Box::new(error)));
         }
@@ -109,14 +112,13 @@ async fn change_record(
     Ok(())
 }
 
-async fn write(array: &Array, document: &SanDocument) -> Result<(), Failure> {
+async fn write(array: &Array, last: &mut LastWrite, document: &SanDocument) -> Result<(), Failure> {
     // Also of what initiators have done since: see `needed_schema`.
     let document = &SanDocument { schema: document.needed_schema(), ..document.clone() };
     let json = serde_json::to_value(document).map_err(DocumentError::Malformed)?;
-    array
-        .set_attachment(document.generation, json)
-        .await
-        .map_err(|source| Failure::Replica { array: array.name().to_owned(), source })
+    let written = array.set_attachment(document.generation, json).await;
+    last.is_in_doubt = written.is_err();
+    written.map_err(|source| Failure::Replica { array: array.name().to_owned(), source })
 }
 
 #[cfg(test)]

@@ -56,11 +56,18 @@ pub(crate) struct Daemon {
     /// Reservations have changed since it was.
     pub(crate) host_is_behind: tokio::sync::Notify,
     /// Held while what an array carries is changed.
-    writing: Mutex<BTreeMap<Uuid, Arc<tokio::sync::Mutex<()>>>>,
+    writing: Mutex<BTreeMap<Uuid, Arc<tokio::sync::Mutex<LastWrite>>>>,
     /// For those that the logical units call.
     this: Weak<Self>,
     stopping: AtomicBool,
     state: Mutex<State>,
+}
+
+/// How the last change of what an array carries ended.
+#[derive(Debug, Default)]
+pub(crate) struct LastWrite {
+    /// It was refused, and may be durable on a disk all the same: what is carried now has to be written over it.
+    pub(crate) is_in_doubt: bool,
 }
 
 /// What is so now.
@@ -131,7 +138,7 @@ impl Daemon {
     }
 
     /// Whose turn it is to write to an array, or to take it away.
-    pub(crate) fn writing(&self, array: Uuid) -> Arc<tokio::sync::Mutex<()>> {
+    pub(crate) fn writing(&self, array: Uuid) -> Arc<tokio::sync::Mutex<LastWrite>> {
         let mut writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(writing.entry(array).or_default())
     }

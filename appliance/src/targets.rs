@@ -59,7 +59,7 @@ pub(crate) struct Targets {
     registry: Arc<TargetRegistry>,
     server: Mutex<Option<TargetServer>>,
     units: Mutex<Vec<Weak<LogicalUnit>>>,
-    /// Units in no target that somebody is registered with.
+    /// Units that are to outlast their mappings: somebody is registered with them, or they are closed by SANITIZE.
     kept: Mutex<Vec<Arc<LogicalUnit>>>,
     /// PRGENERATION of volumes that were taken out of a target: it goes on until the power does (SPC-4 clause 5.12.5).
     generations: Mutex<BTreeMap<Uuid, u32>>,
@@ -209,12 +209,13 @@ impl Targets {
     }
 
     /// A unit that was taken out of a target may be in none any more. Whom its registrants keep out stays out when it is
-    /// mapped again, also where they did not ask that it survive a power loss.
+    /// mapped again, also where they did not ask that it survive a power loss. What SANITIZE has closed stays closed: a unit made
+    /// anew would be as open as what is kept of it says, and that may not be so on the disks.
     fn keep(&self, unit: Arc<LogicalUnit>) {
         lock(&self.generations).insert(unit.identity().uuid, unit.reservations().generation);
         let mut kept = lock(&self.kept);
-        if !unit.reservations().registrations.is_empty() && !kept.iter().any(|other| other.is_view_of(&unit))
-        {
+        let outlasts = !unit.reservations().registrations.is_empty() || unit.is_sanitizing();
+        if outlasts && !kept.iter().any(|other| other.is_view_of(&unit)) {
             kept.push(unit);
         }
     }

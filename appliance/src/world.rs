@@ -2,12 +2,13 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use block_io::runtime::{EngineChoice, WorkerPool, detect};
 use block_io::{
-    BlockDevice, Buffer, BufferPool, DeviceInfo, Durability, IoError, IoFuture, MemoryDevice, ReadResult,
+    BlockDevice, Buffer, BufferPool, DeviceInfo, Durability, IoError, IoErrorKind, IoFuture, IoOperation,
+    MemoryDevice, ReadResult,
 };
 use bytes::Bytes;
 use iscsi_target::scsi::{LogicalUnit, LunMap, Nexus, ScsiCommand, ScsiResponse};
@@ -35,14 +36,38 @@ pub(crate) const GOOD: (u8, Sense) = (0, (0, 0, 0));
 /// Sense key, code and qualifier.
 pub(crate) type Sense = (u8, u8, u8);
 
-/// A disk whose writes can be made to hang.
+/// A disk whose writes can be made to hang, or to fail.
 #[derive(Clone, Debug)]
 pub(crate) struct Disk {
     inner: MemoryDevice,
     hangs: Arc<AtomicBool>,
+    fails: Arc<AtomicBool>,
+    /// Writes that are to reach the medium though they fail.
+    landing: Arc<AtomicU32>,
 }
 
 impl Disk {
+    fn over(inner: MemoryDevice) -> Self {
+        Self { inner, hangs: Arc::default(), fails: Arc::default(), landing: Arc::default() }
+    }
+
+    /// From now on writes end in an error; the first so many of them reach the medium all the same.
+    pub(crate) fn fail_writes(&self, landing: u32) {
+        self.landing.store(landing, Ordering::Release);
+        self.fails.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn mend(&self) {
+        self.fails.store(false, Ordering::Release);
+    }
+
+    /// What another machine finds on it.
+    pub(crate) fn copy(&self) -> Self {
+        let (contents, inner) = (self.inner.contents(), MemoryDevice::new(self.name(), DISK_BYTES));
+        inner.tamper(|bytes| bytes.copy_from_slice(&contents));
+        Self::over(inner)
+    }
+
     pub(crate) fn hang(&self, hangs: bool) {
         self.hangs.store(hangs, Ordering::Release);
     }
@@ -70,7 +95,18 @@ impl BlockDevice for Disk {
     fn write(&self, offset: u64, data: Bytes, durability: Durability) -> IoFuture<'_, Result<(), IoError>> {
         Box::pin(async move {
             self.unless_it_hangs().await;
-            self.inner.write(offset, data, durability).await
+            let length = data.len() as u64;
+            let fails = self.fails.load(Ordering::Acquire);
+            let lands = self.landing.load(Ordering::Acquire);
+            if fails {
+                self.landing.store(lands.saturating_sub(1), Ordering::Release);
+            }
+            if !fails || lands > 0 {
+                self.inner.write(offset, data, durability).await?;
+            }
+            let error =
+                || IoError::new(IoErrorKind::Other, IoOperation::Write, &self.name().into(), offset, length);
+            if fails { Err(error()) } else { Ok(()) }
         })
     }
 
@@ -89,10 +125,7 @@ impl BlockDevice for Disk {
 
 /// Two blank disks.
 pub(crate) fn disks(name: &str) -> [Disk; 2] {
-    [0, 1].map(|number| Disk {
-        inner: MemoryDevice::new(&format!("{name}{number}"), DISK_BYTES),
-        hangs: Arc::default(),
-    })
+    [0, 1].map(|number| Disk::over(MemoryDevice::new(&format!("{name}{number}"), DISK_BYTES)))
 }
 
 fn members(disks: &[Disk]) -> Vec<MemberDevice> {
@@ -258,9 +291,17 @@ impl Node {
         let mut list = [keys.0.to_be_bytes(), keys.1.to_be_bytes()].concat();
         let flags = u8::from(matches!(action, REGISTER));
         list.extend_from_slice(&[0, 0, 0, 0, flags, 0, 0, 0]);
-        let response = self.send(&cdb, list).await;
-        let byte = |at: usize| response.sense.get(at).copied().unwrap_or(0);
-        (response.status as u8, (byte(2) & 15, byte(12), byte(13)))
+        answer(&self.send(&cdb, list).await)
+    }
+
+    /// SANITIZE without data. Status and sense.
+    pub(crate) async fn sanitize(&self, action: u8) -> (u8, Sense) {
+        answer(&self.send(&[0x48, action, 0, 0, 0, 0, 0, 0, 0, 0], Vec::new()).await)
+    }
+
+    /// READ(10) of the first block. Status and sense.
+    pub(crate) async fn read(&self) -> (u8, Sense) {
+        answer(&self.send(&[0x28, 0, 0, 0, 0, 0, 0, 0, 1, 0], Vec::new()).await)
     }
 
     /// READ KEYS, and PRGENERATION.
@@ -271,6 +312,15 @@ impl Node {
     }
 }
 
+fn answer(response: &ScsiResponse) -> (u8, Sense) {
+    let byte = |at: usize| response.sense.get(at).copied().unwrap_or(0);
+    (response.status as u8, (byte(2) & 15, byte(12), byte(13)))
+}
+
+/// BLOCK ERASE that may be left after a failure (AUSE).
+pub(crate) const BLOCK_ERASE: u8 = 0x22;
+/// EXIT FAILURE MODE.
+pub(crate) const EXIT_FAILURE_MODE: u8 = 0x1f;
 /// RESERVE (write exclusive, registrants only).
 pub(crate) const RESERVE: u8 = 1;
 /// PREEMPT.

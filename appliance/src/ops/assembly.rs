@@ -317,6 +317,7 @@ fn refusal(group: &Group, error: &Failure) -> RefusedArray {
                 | JournalError::Missing { .. }
                 | JournalError::Unread { .. }
                 | JournalError::NoSpace { .. }
+                | JournalError::NotErased { .. }
         ))
     );
     let mut next = vec![step("once that is put right, start it", "raidctl array start --scan".into())];

@@ -8,12 +8,13 @@ use super::*;
 use crate::ops::{assembly, targets};
 use crate::san::plan::plan;
 use crate::world::{
-    GOOD, Host, Node, PATIENCE, PREEMPT, REGISTER, REGISTER_FOR_NOW, RESERVE, disks,
-    on_the_background_worker, until,
+    BLOCK_ERASE, Disk, EXIT_FAILURE_MODE, GOOD, Host, Node, PATIENCE, PREEMPT, REGISTER, REGISTER_FOR_NOW,
+    RESERVE, disks, on_the_background_worker, until,
 };
 use crate::{change, state_file};
 
 const NOT_KEPT: (u8, (u8, u8, u8)) = (2, (4, 0x44, 0));
+const SANITIZE_FAILED: (u8, (u8, u8, u8)) = (2, (3, 0x31, 3));
 
 /// The keys that a place keeps of a volume.
 fn keys(document: Option<&SanDocument>, array: &Array) -> Vec<String> {
@@ -337,5 +338,58 @@ fn a_target_that_is_made_again_has_the_number_that_its_registrations_name() {
             host.map(&iqn, "a").await;
             targets::delete(&host.daemon, &other).await.unwrap();
         }
+    });
+}
+
+/// A SANITIZE whose record is on the disks, though they refused it and whatever came then.
+async fn sanitize_in_doubt(node: &Node, disks: &[Disk]) {
+    disks.iter().for_each(|disk| disk.fail_writes(1));
+    assert_eq!(node.sanitize(BLOCK_ERASE).await, NOT_KEPT);
+    disks.iter().for_each(Disk::mend);
+    assert_eq!(node.read().await, SANITIZE_FAILED, "the next start may find it");
+}
+
+/// Before anybody is let in again: the next start must not begin with it, over what was written since.
+#[test]
+fn a_sanitize_that_may_be_on_the_disks_is_taken_back_there_before_it_is_forgotten() {
+    on_the_background_worker(async |workers, dir| {
+        let (here, there) = (dir.join("here"), dir.join("there"));
+        std::fs::create_dir(&here).unwrap();
+        std::fs::create_dir(&there).unwrap();
+        let disks_a = disks("a");
+        let host = Host::new(&workers, here);
+        let a = host.create("a", &disks_a).await;
+        let iqn = host.target("t").await;
+        host.map(&iqn, "a").await;
+        let node = host.node(&a, "n");
+        sanitize_in_doubt(&node, &disks_a).await;
+        let found = async |name: &str| {
+            let directory = there.join(name);
+            std::fs::create_dir(&directory).unwrap();
+            let array = Host::new(&workers, directory).connect(&disks_a.each_ref().map(Disk::copy)).await;
+            carried(&array).await.unwrap().unwrap().reservations
+        };
+        assert_eq!(found("before").await.len(), 1, "it is not there at all");
+        assert_eq!(node.sanitize(EXIT_FAILURE_MODE).await, GOOD);
+        assert_eq!(node.read().await, GOOD);
+        assert!(found("after").await.is_empty(), "the next start would sanitize");
+    });
+}
+
+#[test]
+fn what_sanitize_has_closed_is_not_opened_by_mapping_it_anew() {
+    on_the_background_worker(async |workers, dir| {
+        let disks_a = disks("a");
+        let host = Host::new(&workers, dir);
+        let a = host.create("a", &disks_a).await;
+        let iqn = host.target("t").await;
+        host.map(&iqn, "a").await;
+        sanitize_in_doubt(&host.node(&a, "n"), &disks_a).await;
+        targets::unmap(&host.daemon, &iqn, 0, LunPlace::default()).await.unwrap();
+        host.map(&iqn, "a").await;
+        let node = host.node(&a, "n");
+        assert_eq!(node.read().await, SANITIZE_FAILED);
+        assert_eq!(node.sanitize(EXIT_FAILURE_MODE).await, GOOD);
+        assert_eq!(node.read().await, GOOD);
     });
 }

@@ -38,7 +38,9 @@ pub struct AssembleOptions {
     pub force: bool,
 }
 
-/// Why an array could not be started. Unless it is `Io` or `Config`, nothing was written.
+/// Why an array could not be started. Nothing was written unless it is `Io`, `Config`, or one of recovery: `Journal` with `Io`,
+/// `NoSpace`, `NotErased` or `NotVoid`. Then the superblocks may say that labsan runs the array, and what a record names may be in
+/// place, in part; the next start finds the record and does the rest.
 #[derive(Debug, thiserror::Error)]
 pub enum AssembleError {
     /// The members do not make an array that can be trusted.
@@ -463,22 +465,14 @@ async fn take_over(core: &Core, plan: &AssemblyPlan, candidates: &[Candidate]) -
     for note in &plan.notes {
         core.note(format!("{}: {}", candidates[note.candidate].id, note.kind));
     }
-    let mut control = core.control.lock().await;
     let table = MemberTable::clone(&core.table());
-    core.commit_roles(&mut control, table).await?;
+    core.commit_roles(&mut *core.control.lock().await, table).await?;
     if !plan.needs.replay_journal {
         // Whatever lies there: before the headers say that it may be a record.
-        drop(control);
         core.erase_leftovers().await?;
-        control = core.control.lock().await;
     }
-    let (events, utime) = (control.template.events, control.template.utime);
-    let failures = core.write_headers(&mut control, events, utime).await;
-    for (member, error) in failures {
-        drop(control);
-        core.write_failed(&member, &error).await?;
-        control = core.control.lock().await;
-    }
+    core.renew_headers().await?;
+    let mut control = core.control.lock().await;
     // A crash may have left the newest document on some members only, and a spare that was away has an old one:
     // nothing that it describes is served before it is on all of them, whichever of them are here next time.
     let document = control.document.clone();

@@ -130,6 +130,11 @@ impl Core {
             self.write_bitmap(&self.dirty.image(&[]), &self.active_members()).await
         };
         for (member, error) in failures {
+            if error.kind == IoErrorKind::NoSpace {
+                // It is the host that is full. For the memory the bits are not durable: who writes there waits for a commit.
+                tracing::warn!(array = %self.name, member = %member.label(), %error, "bits of the bitmap stay set");
+                continue;
+            }
             // A bit that stays set on disk costs a resync, nothing more; but the member is not well.
             let _ = self.fail_member(member.number, &error.to_string(), IoOperation::Write).await;
         }

@@ -16,6 +16,7 @@ use block_io::{Buffer, Durability, IoError, IoErrorKind, IoOperation};
 use futures_util::future::join_all;
 
 use super::core::{Core, keeps_bitmap};
+use super::journal::Redo;
 use super::member::{Counters, Member};
 use super::table::{MemberTable, Slot};
 use crate::format::SECTOR_BYTES;
@@ -246,12 +247,26 @@ impl Core {
         join_all(writes).await.into_iter().flatten().collect()
     }
 
+    /// The same while the array runs. Members that do not take theirs are out.
+    pub(crate) async fn renew_headers(&self) -> Result<(), IoError> {
+        let failures = {
+            let mut control = self.control.lock().await;
+            let (events, utime) = (control.template.events, control.template.utime);
+            self.write_headers(&mut control, events, utime).await
+        };
+        for (member, error) in failures {
+            self.write_failed(&member, &error).await?;
+        }
+        Ok(())
+    }
+
     pub(crate) fn header_of(&self, control: &Control, superblock: &Superblock, member: &Member) -> Header {
         let mut header =
             Header::new(superblock, member.layout.clone(), member.device.info().size_bytes, self.policy);
         header.generation = control.header_generation;
         // After a clean stop there is no record: a labsan that does not know of them may have the array again.
-        header.incompatible = if self.redo.is_some() && control.running { REDO_RECORDS } else { 0 };
+        let has_records = control.running && self.redo.as_ref().is_some_and(Redo::is_on);
+        header.incompatible = if has_records { REDO_RECORDS } else { 0 };
         header.map_generation = self.written.generation();
         header.map_region_bytes = self.written.region_bytes();
         header

@@ -95,6 +95,7 @@ impl Core {
         length: usize,
         except: &[Place],
     ) -> Result<Bytes, IoError> {
+        self.check_whole(unit, start..start + length as u32)?;
         let table = self.table();
         let at = unit * u64::from(self.geometry.unit_data_bytes()) + u64::from(start);
         let mut outcome = self.error(IoErrorKind::Medium, IoOperation::Read, at, length as u64);

@@ -80,7 +80,9 @@ impl Core {
         if self.geometry.level().has_parity() {
             self.read_in_place(unit, start, buffer).await
         } else {
-            self.read_from_copies(Part { unit, start, buffer }).await
+            let part = start..start + buffer.len() as u32;
+            let (buffer, result) = self.read_from_copies(Part { unit, start, buffer }).await;
+            (buffer, result.and_then(|()| self.check_whole(unit, part)))
         }
     }
 

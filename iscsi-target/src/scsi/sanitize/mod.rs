@@ -150,6 +150,11 @@ impl Sanitizing {
 }
 
 impl LogicalUnit {
+    /// Is a SANITIZE under way, or has it failed? Then nobody gets at the medium.
+    pub fn is_sanitizing(&self) -> bool {
+        self.sanitizing().obstacle().is_some()
+    }
+
     /// Is the command there at all, with what is below this unit?
     pub(crate) fn supports(&self, command: &Command) -> bool {
         match command.operation {

@@ -27,7 +27,8 @@ impl Journal {
 impl Core {
     /// The longest write that is atomic over crashes; 0 where there is nothing to record it in.
     pub(in crate::array) fn atomic_limit_bytes(&self) -> u32 {
-        let of_mirror = || self.redo.as_ref().map_or(0, |_| limits::MAX_ATOMIC_BYTES as u32);
+        let redo = self.redo.as_ref().filter(|redo| redo.is_on());
+        let of_mirror = || redo.map_or(0, |_| limits::MAX_ATOMIC_BYTES as u32);
         self.has_journal().map_or_else(of_mirror, Journal::atomic_limit_bytes)
     }
 

@@ -7,12 +7,14 @@
 //! - `destage`: from the journal to the stripes' places.
 //! - `tail`: freeing ring space.
 //! - `recovery`: what a start does with what it finds.
-//! - `redo`: the record that mirrors keep of an atomic write, in the same places. They have no journal otherwise.
+//! - `redo`: the record that mirrors keep of an atomic write, in the same places. They have no journal otherwise. `half_done`: what
+//!   one that was given up leaves.
 
 mod admission;
 mod atomic;
 mod commit;
 mod destage;
+mod half_done;
 mod open;
 mod read;
 mod recovery;

@@ -75,6 +75,30 @@ pub enum JournalError {
         /// Where space is missing.
         error: IoError,
     },
+    /// What may be the record of an atomic write of a mirror cannot be erased, though it is needed no more.
+    #[error(
+        "array {array}: the place of a record of an atomic write cannot be erased ({error}): make room below its members, or attach \
+         the disks that are missing, or start with --force to do without atomic writes until the next start"
+    )]
+    NotErased {
+        /// The array's name.
+        array: String,
+        /// Why.
+        error: IoError,
+    },
+    /// Nor do the headers take it that no record counts: a later start might undo with it what is written now.
+    #[error(
+        "array {array}: the place of a record of an atomic write cannot be erased ({erased}), nor can it be noted that none counts \
+         ({error}): a later start might undo what is written now; make room below its members, or attach the disks that are missing"
+    )]
+    NotVoid {
+        /// The array's name.
+        array: String,
+        /// Why it cannot be erased.
+        erased: Box<IoError>,
+        /// Why it cannot be noted.
+        error: IoError,
+    },
     /// One start more, and the head could not name all that wrote what is in the journal.
     #[error(
         "array {array}: its recovery was cut short too often, each time after new commits; writes that were acknowledged are \

@@ -15,14 +15,18 @@
 //! |---|---|
 //! | before 2 begins | nothing; the array goes on |
 //! | well | no record |
-//! | otherwise, from 2 on | perhaps a record, so the array takes no more writes: the next start completes it |
+//! | otherwise, from 2 on | perhaps a record, so the array takes no more writes, and nobody reads what was written: the next start completes it |
 //!
 //! A member that comes in sync has its place erased first, and no atomic write is under way meanwhile. Where no record can count,
 //! because md or an older labsan ran the array, a start erases the places before the headers say that there may be one.
+//!
+//! Where a place cannot be erased no atomic write is taken until the next start, and before anybody is served both copies of
+//! the headers say that no record counts: with one of them the other might be all that the next start can read.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use block_io::{Buffer, Durability, IoError, IoErrorKind, ReadResult};
 use bytes::Bytes;
@@ -30,6 +34,7 @@ use futures_util::future::join_all;
 use uuid::Uuid;
 
 use super::atomic::Piece;
+use super::half_done::HalfDone;
 use super::recovery::JournalError;
 use crate::array::bitmap_io::DirtyGuard;
 use crate::array::core::Core;
@@ -38,9 +43,10 @@ use crate::array::locks::UnitGuard;
 use crate::array::member::Member;
 use crate::format::PAGE_BYTES;
 use crate::format::assembly::AssemblyPlan;
+use crate::format::labsan::Side;
 use crate::format::labsan::journal_record::{self, Item, Record, Stamp, claimed_bytes, padded, record_bytes};
 use crate::format::layout::MIN_JOURNAL_BYTES;
-use crate::geometry::{Geometry, Level};
+use crate::geometry::{Geometry, Level, MemberIndex};
 use crate::limits;
 use crate::sabotage::{Sabotage, planted};
 
@@ -58,16 +64,27 @@ const _: () = assert!(limits::REDO_RING_BYTES <= MIN_JOURNAL_BYTES);
 pub(crate) struct Redo {
     /// Held from before a record is written until it is erased, and while a member comes in sync. Taken before any unit.
     turn: tokio::sync::Mutex<()>,
+    pub(super) half_done: HalfDone,
+    /// Until the next start there are none, and the headers say so: what lies in the rings could not be erased.
+    is_off: AtomicBool,
 }
 
 /// A record that may be on members and is not erased. Units must not be let go over it: where one is dropped the array takes
-/// no more writes.
-struct Live<'a>(Option<&'a Core>);
+/// no more writes, and what it names is not read.
+struct Live<'a> {
+    core: &'a Core,
+    redo: &'a Redo,
+    pieces: &'a [Piece],
+    is_erased: bool,
+}
 
 impl Drop for Live<'_> {
     fn drop(&mut self) {
-        if let Some(core) = self.0 {
-            core.give_up("an atomic write is half-way in place; the next start completes it");
+        if !self.is_erased {
+            self.redo.half_done.add(self.pieces.iter().map(|piece| self.core.range_of(piece)));
+            self.core.give_up(
+                "an atomic write is half-way in place; its blocks cannot be read until the next start completes it",
+            );
         }
     }
 }
@@ -85,6 +102,11 @@ impl Redo {
     /// For an array of this shape; `None` without copies.
     pub(in crate::array) fn new(geometry: &Geometry) -> Option<Self> {
         matches!(geometry.level(), Level::Raid1 | Level::Raid10).then(Self::default)
+    }
+
+    /// Does this life write records?
+    pub(in crate::array) fn is_on(&self) -> bool {
+        !self.is_off.load(Ordering::Acquire)
     }
 
     /// No atomic write is under way while this is held.
@@ -154,7 +176,7 @@ impl Core {
             held.push(self.locks.exclusive(*unit).await);
         }
         let _dirty = self.prepare_units(&units).await?;
-        let mut live = Live(Some(self));
+        let mut live = Live { core: self, redo, pieces, is_erased: false };
         self.write_redo_record(pieces).await?;
         if planted(Sabotage::RecordErasedEarly) {
             self.erase_records().await?;
@@ -163,7 +185,7 @@ impl Core {
         if !planted(Sabotage::RecordErasedEarly) && !planted(Sabotage::RecordErasedLate) {
             self.erase_records().await?;
         }
-        live.0 = None;
+        live.is_erased = true;
         Ok(())
     }
 
@@ -239,27 +261,22 @@ impl Core {
         });
         let results = join_all(writes).await;
         self.settle_unless_full(results).await?;
-        let range = |(unit, start, data): &Piece| -> Range<u64> {
-            self.in_array(*unit, *start..*start + data.len() as u32)
-        };
-        self.rewritten(pieces.iter().map(range)).await
+        self.rewritten(pieces.iter().map(|piece| self.range_of(piece))).await
+    }
+
+    /// Of the array's data.
+    fn range_of(&self, (unit, start, data): &Piece) -> Range<u64> {
+        self.in_array(*unit, *start..*start + data.len() as u32)
     }
 
     /// No record is on any member in sync, durably. The first page is enough: one CRC covers all of a record.
     async fn erase_records(&self) -> Result<(), IoError> {
-        self.erase_on(self.members_in_sync()).await
+        self.write_at_rings_begin(Buffer::zeroed(PAGE_BYTES).freeze(), self.members_in_sync()).await
     }
 
-    async fn erase_on(&self, members: Vec<Arc<Member>>) -> Result<(), IoError> {
-        self.write_at_rings_begin(Buffer::zeroed(PAGE_BYTES).freeze(), members).await
-    }
-
-    /// The same at a start that found none: what could not be read might be by the next one, when others have written there.
-    /// Where zeros are none are written, for a thin member may have no space for them.
-    pub(in crate::array) async fn erase_leftovers(&self) -> Result<(), IoError> {
-        if self.redo.is_none() {
-            return Ok(());
-        }
+    /// The same at a start: what could not be read might be by the next one, when others have written there. Where zeros are none
+    /// are written, for a thin member may have no space for them. Gives why it cannot be done with members to spare.
+    async fn erase_at_start(&self) -> Result<Option<IoError>, IoError> {
         // What reads as zeros now must do so after the next power cut too.
         self.flush_members().await?;
         let members = self.members_in_sync();
@@ -270,17 +287,59 @@ impl Core {
         .await;
         let is_erased = |(page, result): &ReadResult| result.is_ok() && page.iter().all(|byte| *byte == 0);
         let others = members.into_iter().zip(&pages).filter(|(_, page)| !is_erased(page));
-        self.erase_on(others.map(|(member, _)| member).collect()).await
+        let places = others.map(|(member, _)| (member, RECORD_AT));
+        let results = self.ring_writes(Buffer::zeroed(PAGE_BYTES).freeze(), places).await;
+        if let Some(error) = self.unbearable(&results) {
+            return Ok(Some(error));
+        }
+        self.settle_member_failures(results).await.map(|()| None)
+    }
+
+    /// Why these failures are not settled by taking members out: the host is full, or too few would be left.
+    fn unbearable(&self, results: &[(Arc<Member>, Result<(), IoError>)]) -> Option<IoError> {
+        let table = self.table();
+        let mut missing = table.not_in_sync();
+        let mut last = None;
+        for (member, result) in results {
+            let Err(error) = result else { continue };
+            if error.kind == IoErrorKind::NoSpace {
+                return Some(error.clone());
+            }
+            table.slot_of(member.number).into_iter().for_each(|slot| missing.insert(MemberIndex(slot)));
+            last = Some(error);
+        }
+        last.filter(|_| !self.geometry.tolerates(&missing)).cloned()
+    }
+
+    /// At a start for which no record counts, before the headers say that one may.
+    pub(in crate::array) async fn erase_leftovers(&self) -> Result<(), JournalError> {
+        let Some(redo) = &self.redo else { return Ok(()) };
+        match self.erase_at_start().await? {
+            None => Ok(()),
+            Some(error) => self.do_without_records(redo, error).await,
+        }
     }
 
     /// Complete the atomic write that was under way when the last life ended. Nobody is served yet. `force`: where there is no
-    /// space for it, leave it as it is; the resync makes its copies equal, for their regions are dirty since it began.
+    /// space for it, leave it as it is; the resync makes its copies equal, for their regions are dirty since it began. And where
+    /// its record cannot be erased, do without any.
     pub(in crate::array) async fn recover_redo(
         &self,
         found: Option<&FoundRecord>,
         force: bool,
     ) -> Result<(), JournalError> {
-        let Some(found) = found else { return Ok(self.erase_leftovers().await?) };
+        let Some(redo) = self.redo.as_ref().filter(|redo| redo.is_on()) else { return Ok(()) };
+        if let Some(found) = found {
+            self.complete_found(found, force).await?;
+        }
+        match self.erase_at_start().await? {
+            None => Ok(()),
+            Some(error) if force => self.do_without_records(redo, error).await,
+            Some(error) => Err(JournalError::NotErased { array: self.name.to_string(), error }),
+        }
+    }
+
+    async fn complete_found(&self, found: &FoundRecord, force: bool) -> Result<(), JournalError> {
         match self.complete(found).await {
             Ok(()) => self.note("an atomic write had been cut short: it was completed".to_owned()),
             Err(error) if error.kind == IoErrorKind::NoSpace && force => {
@@ -294,7 +353,23 @@ impl Core {
             }
             Err(error) => return Err(error.into()),
         }
-        Ok(self.erase_records().await?)
+        Ok(())
+    }
+
+    /// Whatever lies in the rings, it counts for no start from now on, whichever copy of which header that can read.
+    async fn do_without_records(&self, redo: &Redo, erased: IoError) -> Result<(), JournalError> {
+        redo.is_off.store(true, Ordering::Release);
+        for _copy in [Side::A, Side::B] {
+            self.renew_headers().await.map_err(|error| JournalError::NotVoid {
+                array: self.name.to_string(),
+                erased: Box::new(erased.clone()),
+                error,
+            })?;
+        }
+        self.note(format!(
+            "atomic writes are refused until the next start: the place of their records cannot be erased ({erased})"
+        ));
+        Ok(())
     }
 
     async fn complete(&self, found: &FoundRecord) -> Result<(), IoError> {

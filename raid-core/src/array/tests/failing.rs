@@ -1,6 +1,7 @@
 //! Members that fail, or are failed, and writes that end half-way.
 
 use super::*;
+use crate::format::layout::MemberLayout;
 
 #[test]
 fn unreadable_blocks_are_computed_and_rewritten() {
@@ -180,5 +181,44 @@ fn a_member_is_not_failed_for_read_errors_while_only_it_knows_its_data() {
         let error = world.disks[0].error(IoErrorKind::Medium, IoOperation::Read, 0, 512);
         core.read_failed(&member, &error).await;
         assert_eq!(world.array.status().await.state, ArrayState::Resyncing);
+    });
+}
+
+/// It is the host that is full, and the next one would be as full.
+#[test]
+fn a_bitmap_without_space_takes_no_member_out() {
+    run(async {
+        let world = World::new(Level::Raid1, 2, 0).await;
+        let (at, layout) = (64 << 10, MemberLayout::for_member(world.disks[0].info().size_bytes).unwrap());
+        let write = async |value: u8| {
+            let data = vec![value; BLOCK as usize].into();
+            world.array.write(at, data, Durability::Durable).await.map_err(|error| error.kind)
+        };
+        let dirty = || world.array.core.dirty.dirty_count();
+        write(1).await.unwrap();
+        assert_eq!(dirty(), 1);
+        let bitmap = layout.bitmap.offset..layout.bitmap.offset + layout.bitmap.len;
+        world.disks[1].unwritable.lock().unwrap().push((bitmap, IoErrorKind::NoSpace));
+        for _ in 0..100 {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        let status = world.array.status().await;
+        assert!(status.members.iter().all(|member| member.state == MemberState::InSync), "{status:?}");
+        let bits = |disk: usize| {
+            let image = &world.disks[disk].inner.contents()[layout.bitmap.offset as usize..][..4096];
+            image[256..].iter().map(|byte| byte.count_ones()).sum::<u32>()
+        };
+        assert_eq!((bits(0), bits(1)), (0, 1), "one took it");
+        assert_eq!(dirty(), 0, "what is cleared on one member is not durable");
+        assert_eq!(
+            write(2).await,
+            Err(IoErrorKind::NoSpace),
+            "nothing is written that no bit is durable for"
+        );
+        world.disks[1].unwritable.lock().unwrap().clear();
+        write(3).await.unwrap();
+        assert_eq!((bits(0), bits(1)), (1, 1));
+        world.array.stop().await.unwrap();
+        assert_eq!((bits(0), bits(1)), (0, 0));
     });
 }

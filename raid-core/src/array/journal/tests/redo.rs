@@ -167,7 +167,7 @@ fn a_mirrors_atomic_write_that_is_cut_anywhere_is_there_as_a_whole_or_not_at_all
 /// Whoever sent it goes away at any moment: what is acknowledged later is not undone by what is left of it.
 #[test]
 fn an_abandoned_atomic_write_undoes_nothing_that_is_acknowledged_later() {
-    let (mut refused, mut taken) = (0, 0);
+    let (mut refused, mut taken, mut unread) = (0, 0, 0);
     for (seed, polls) in (1..=4).flat_map(|seed| (1..=30).map(move |polls| (seed, polls))) {
         let mut world = World::new(Level::Raid1, 2, seed);
         let later = run(async {
@@ -180,6 +180,17 @@ fn an_abandoned_atomic_write_undoes_nothing_that_is_acknowledged_later() {
                         break;
                     }
                     tokio::task::yield_now().await;
+                }
+            }
+            let (buffer, read) = array.read(AT, Buffer::zeroed(LENGTH as usize)).await;
+            match read.map_err(|error| error.kind) {
+                Ok(()) => {
+                    let values: Vec<u64> = buffer.chunks(SECTOR as usize).map(id_of).collect();
+                    assert!(values.iter().all(|value| *value == values[0]), "half of it was read");
+                }
+                Err(kind) => {
+                    assert_eq!(kind, IoErrorKind::ArrayFailed);
+                    unread += 1;
                 }
             }
             array.write(LATER, filled(3, BLOCK), Durability::Durable).await
@@ -199,6 +210,7 @@ fn an_abandoned_atomic_write_undoes_nothing_that_is_acknowledged_later() {
         }
     }
     assert!(refused > 10 && taken > 10, "{refused} times it refused writes, {taken} times it took them");
+    assert_eq!(unread, refused, "what was given up is not read");
 }
 
 fn ring() -> u64 {
@@ -333,9 +345,15 @@ fn the_headers_name_records_while_the_array_runs() {
     }
 }
 
-/// A disk that cannot read where a record would be.
+/// A disk that cannot read where a record would be, nor perhaps write there.
 #[derive(Debug)]
-struct Blind(Disk);
+struct Blind(Disk, bool);
+
+impl Blind {
+    fn error(&self, operation: block_io::IoOperation, length: usize) -> IoError {
+        IoError::new(IoErrorKind::Medium, operation, &self.0.name().into(), ring(), length as u64)
+    }
+}
 
 impl BlockDevice for Blind {
     fn info(&self) -> DeviceInfo {
@@ -348,19 +366,17 @@ impl BlockDevice for Blind {
 
     fn read(&self, offset: u64, buffer: Buffer) -> IoFuture<'_, ReadResult> {
         if offset == ring() {
-            let error = IoError::new(
-                IoErrorKind::Medium,
-                block_io::IoOperation::Read,
-                &self.0.name().into(),
-                offset,
-                buffer.len() as u64,
-            );
+            let error = self.error(block_io::IoOperation::Read, buffer.len());
             return Box::pin(std::future::ready((buffer, Err(error))));
         }
         self.0.read(offset, buffer)
     }
 
     fn write(&self, offset: u64, data: Bytes, durability: Durability) -> IoFuture<'_, Result<(), IoError>> {
+        if offset == ring() && self.1 {
+            let error = self.error(block_io::IoOperation::Write, data.len());
+            return Box::pin(std::future::ready(Err(error)));
+        }
         self.0.write(offset, data, durability)
     }
 
@@ -380,8 +396,20 @@ impl BlockDevice for Blind {
 impl World {
     async fn start_blind(&self, blind: &[usize], force: bool) -> Result<Array, AssembleError> {
         let devices = (0..self.disks.len()).map(|index| match blind.contains(&index) {
-            true => MemberDevice { path: path(index), device: Arc::new(Blind(self.disks[index].clone())) },
+            true => {
+                MemberDevice { path: path(index), device: Arc::new(Blind(self.disks[index].clone(), false)) }
+            }
             false => device(&self.disks, index),
+        });
+        assemble(devices.collect(), AssembleOptions { force }, &environment()).await
+    }
+
+    /// The places of records can be neither read nor written on any of the disks that are there.
+    async fn start_where_none_is_erased(&self, force: bool) -> Result<Array, AssembleError> {
+        let there = (0..self.disks.len()).filter(|index| !self.away.contains(index));
+        let devices = there.map(|index| {
+            let device = Arc::new(Blind(self.disks[index].clone(), true));
+            MemberDevice { path: path(index), device }
         });
         assemble(devices.collect(), AssembleOptions { force }, &environment()).await
     }
@@ -407,4 +435,56 @@ fn a_record_that_no_member_can_read_is_refused_and_given_up_only_by_force() {
     world.disks[1].put_record(uuid);
     // One that can read is enough.
     run(async { assert_eq!(first_block(&world.start_blind(&[0], false).await.unwrap()).await, 9) });
+}
+
+/// All user data can be read, so the array can be had; and no start ever undoes with that record what was written meanwhile,
+/// whichever copy of the headers is all that it can read.
+#[test]
+fn a_record_that_can_be_neither_read_nor_erased_counts_for_no_later_start() {
+    // One member is left, or all of them are alike; one life goes by, or two.
+    for (away, lives, spoilt) in [vec![1], vec![]].into_iter().flat_map(|away| {
+        [(1, 0), (1, 1), (2, 0), (2, 1)].map(|(lives, spoilt)| (away.clone(), lives, spoilt))
+    }) {
+        let mut world = World::new(Level::Raid1, 2, 3);
+        let uuid = run(async {
+            let array = world.start().await;
+            array.write(AT, filled(1, LENGTH), Durability::Durable).await.unwrap();
+            array.uuid()
+        });
+        world.lose_power();
+        world.disks.iter().for_each(|disk| disk.put_record(uuid));
+        world.away.clone_from(&away);
+        let refused = run(async { world.start_where_none_is_erased(false).await.map(|_| ()) });
+        assert!(matches!(refused, Err(AssembleError::Journal(JournalError::Unread { .. }))), "{refused:?}");
+        let living = async |force: bool, value: u64| {
+            let array = world.start_where_none_is_erased(force).await.unwrap();
+            assert_eq!(
+                (array.atomic_limit_bytes(), first_block(&array).await),
+                (0, value - 1),
+                "lost {away:?}"
+            );
+            let members = array.status().await.members;
+            let in_sync = members.iter().filter(|member| member.state == crate::array::MemberState::InSync);
+            assert_eq!(in_sync.count(), 2 - away.len(), "{members:?}");
+            let ended = array.write_atomic(AT, filled(8, BLOCK)).await;
+            assert_eq!(ended.unwrap_err().kind, IoErrorKind::Unsupported);
+            array.write(AT, filled(value, LENGTH), Durability::Durable).await.unwrap();
+        };
+        run(living(true, 2));
+        world.disks.iter().for_each(|disk| disk.cut(&mut Random(1)));
+        if lives == 2 {
+            // Nothing is given up any more, so this one needs no force.
+            run(living(false, 3));
+        }
+        world.lose_power();
+        let headers = MemberLayout::for_member(MEMBER_BYTES as u64).unwrap().headers.offset;
+        world.disks.iter().for_each(|disk| disk.put(headers + spoilt * 4096, &[0xff; 4096]));
+        run(async {
+            let array = world.start().await;
+            assert_eq!(first_block(&array).await, lives + 1, "lost {away:?}: the record came back");
+            array.write_atomic(AT, filled(4, LENGTH)).await.unwrap();
+        });
+        world.lose_power();
+        assert_eq!(run(async { first_block(&world.start().await).await }), 4);
+    }
 }
