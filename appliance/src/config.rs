@@ -331,7 +331,7 @@ pub(crate) enum ConfigError {
         /// The file.
         path: PathBuf,
         /// What is wrong.
-        error: RedirectError,
+        error: Box<RedirectError>,
     },
 }
 
@@ -360,7 +360,7 @@ impl Config {
             why,
         })?;
         redirect::check(&config.redirect, &config.portals)
-            .map_err(|error| ConfigError::Redirect { path: path.to_owned(), error })?;
+            .map_err(|error| ConfigError::Redirect { path: path.to_owned(), error: Box::new(error) })?;
         Ok(config)
     }
 
