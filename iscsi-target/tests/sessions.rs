@@ -325,6 +325,36 @@ fn send_targets_says_in_each_kind_of_session_what_it_may() {
     assert_eq!(discovery.ask("SendTargets=iqn.2026-11.org.labsan:nothing\0"), "");
 }
 
+/// RFC 7143 section 13: keys of use "ALL" may be stated at any time, others only in a login.
+#[test]
+fn what_an_initiator_states_of_itself_later_holds_from_then_on() {
+    let bench = Bench::new();
+    let mut initiator = bench.login("");
+    let mut segments = || {
+        initiator.command(0xc0, 2048, &[0x28, 0, 0, 0, 0, 0, 0, 0, 4, 0], &[]);
+        let mut lengths = Vec::new();
+        while lengths.iter().sum::<usize>() < 2048 {
+            lengths.push(initiator.expect(opcode::DATA_IN).data.len());
+        }
+        lengths
+    };
+    assert_eq!(segments(), [2048]);
+    assert_eq!(initiator.ask("MaxRecvDataSegmentLength=1024\0InitiatorAlias=one\0"), "");
+    let mut segments = || {
+        initiator.command(0xc0, 2048, &[0x28, 0, 0, 0, 0, 0, 0, 0, 4, 0], &[]);
+        [initiator.expect(opcode::DATA_IN).data.len(), initiator.expect(opcode::DATA_IN).data.len()]
+    };
+    assert_eq!(segments(), [1024; 2]);
+    for (asked, answer) in [
+        ("MaxRecvDataSegmentLength=511", "MaxRecvDataSegmentLength=Reject\0"),
+        ("MaxBurstLength=512", "MaxBurstLength=Reject\0"),
+        ("X-com.example.key=1", "X-com.example.key=NotUnderstood\0"),
+    ] {
+        assert_eq!(initiator.ask(&format!("{asked}\0")), answer);
+    }
+    assert_eq!(initiator.next_response().header[3], 0);
+}
+
 #[test]
 fn ipv6_portals_are_served_and_named_in_brackets() {
     if !has_ipv6("ipv6_portals_are_served_and_named_in_brackets") {

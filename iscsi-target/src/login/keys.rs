@@ -40,7 +40,8 @@ pub struct Key {
     pub leading_only: bool,
 }
 
-const MAX_LENGTH: (u32, u32) = (512, 0x00ff_ffff);
+/// Bounds of lengths.
+pub(crate) const MAX_LENGTH: (u32, u32) = (512, 0x00ff_ffff);
 
 const fn key(name: &'static str, section: &'static str, rule: Rule) -> Key {
     Key { name, section, rule, normal_only: false, leading_only: false }
@@ -175,7 +176,7 @@ fn yes_or_no(value: &str) -> Option<bool> {
 }
 
 /// Decimal or hex (RFC 7143 section 6.1), inside the key's range.
-fn number(value: &str, (low, high): (u32, u32)) -> Option<u32> {
+pub(crate) fn number(value: &str, (low, high): (u32, u32)) -> Option<u32> {
     crate::text::number(value).filter(|number| (low..=high).contains(number))
 }
 

@@ -197,7 +197,7 @@ impl Connection {
         match header.opcode() {
             opcode::NOP_OUT => self.nop_out(header, data),
             opcode::TASK_MANAGEMENT if !self.discovery => self.manage(header),
-            opcode::TEXT => match self.text.step(header, &data, link.parameters.initiator_max_recv) {
+            opcode::TEXT => match self.text.step(header, &data, &link.max_recv) {
                 Ok((answer, text)) => link.send(&answer, text),
                 Err(reason) => link.reject(reason, header),
             },

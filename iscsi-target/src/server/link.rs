@@ -40,6 +40,8 @@ pub(super) struct Link {
     pub(super) cid: u16,
     pub(super) connected: Connected,
     pub(super) parameters: Parameters,
+    /// The longest data segment that the initiator takes: it may say so anew at any time.
+    pub(super) max_recv: Cell<u32>,
     window: Rc<RefCell<Window<Early>>>,
     pub(super) queue: RefCell<SendQueue>,
     stat_sn: Cell<u32>,
@@ -64,6 +66,7 @@ impl Link {
         Rc::new(Self {
             cid,
             connected,
+            max_recv: Cell::new(parameters.initiator_max_recv),
             parameters,
             window: Rc::clone(window),
             queue: RefCell::new(queue),
@@ -207,8 +210,7 @@ impl Link {
 
     /// Cut data at MaxRecvDataSegmentLength and MaxBurstLength. With `status`, the last PDU carries it.
     fn send_data_in(&self, command: &request::ScsiCommand, data: &Bytes, status: Option<(u8, u32)>) -> u32 {
-        let (segment, burst) =
-            (self.parameters.initiator_max_recv as usize, self.parameters.max_burst as usize);
+        let (segment, burst) = (self.max_recv.get() as usize, self.parameters.max_burst as usize);
         let (mut offset, mut data_sn) = (0, 0);
         while offset < data.len() {
             let burst_end = (offset / burst + 1) * burst;

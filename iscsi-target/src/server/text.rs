@@ -1,8 +1,9 @@
-//! Text in full feature phase: SendTargets (RFC 7143 appendix C), and nothing else.
+//! Text in full feature phase: SendTargets (RFC 7143 appendix C), and what an initiator may state of itself at any time.
 //!
 //! Requests may come in parts (C bit) and answers go out in parts where they are longer than the initiator's
 //! MaxRecvDataSegmentLength: it asks for each next part with our target transfer tag.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use zerocopy::big_endian::U32;
 use super::commands::Commands;
 use super::portals::CameBy;
 use crate::limits;
+use crate::login::keys;
 use crate::names;
 use crate::pdu::response::{Plain, RejectReason, plain};
 use crate::pdu::{Bhs, FINAL, NO_TAG, opcode, request, three_bytes};
@@ -50,17 +52,17 @@ impl TextExchange {
         }
     }
 
-    /// Answer a text request.
+    /// Answer a text request. `max_recv`: MaxRecvDataSegmentLength of the connection's initiator, which it may change.
     pub(super) fn step(
         &mut self,
         header: &Bhs,
         data: &[u8],
-        max_recv: u32,
+        max_recv: &Cell<u32>,
     ) -> Result<(Plain, Bytes), RejectReason> {
         let text: request::Text = header.view();
         let tag = text.initiator_task_tag.get();
         if text.target_transfer_tag.get() == REST_TAG && !self.rest.is_empty() {
-            return Ok(self.next_part(tag, max_recv));
+            return Ok(self.next_part(tag, max_recv.get()));
         }
         if text.target_transfer_tag.get() != NO_TAG && self.request.is_empty() {
             return Err(RejectReason::ProtocolError);
@@ -88,8 +90,8 @@ impl TextExchange {
             // RFC 7143 section 6.2; and each SendTargets would be answered with every target.
             return Err(RejectReason::ProtocolError);
         }
-        self.rest = self.answer(&pairs).encode();
-        Ok(self.next_part(tag, max_recv))
+        self.rest = self.answer(&pairs, max_recv).encode();
+        Ok(self.next_part(tag, max_recv.get()))
     }
 
     fn next_part(&mut self, tag: u32, max_recv: u32) -> (Plain, Bytes) {
@@ -106,11 +108,18 @@ impl TextExchange {
         (answer, part.into())
     }
 
-    fn answer(&self, pairs: &Pairs) -> Pairs {
+    fn answer(&self, pairs: &Pairs, max_recv: &Cell<u32>) -> Pairs {
         let mut answers = Pairs::new();
         for (key, value) in pairs.iter() {
             match key {
                 "SendTargets" => self.send_targets(value, &mut answers),
+                // Stated, not negotiated: there is no answer, unless it cannot be.
+                "MaxRecvDataSegmentLength" => match keys::number(value, keys::MAX_LENGTH) {
+                    Some(length) => max_recv.set(length),
+                    None => answers.push(key, "Reject"),
+                },
+                "InitiatorAlias" => {}
+                _ if keys::KEYS.iter().any(|known| known.name == key) => answers.push(key, "Reject"),
                 _ => answers.push(key, "NotUnderstood"),
             }
         }

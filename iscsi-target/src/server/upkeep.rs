@@ -173,7 +173,7 @@ impl Connection {
     /// command, unless the initiator has asked for the LUNs meanwhile.
     fn tell_of_change(&self, lun: u64, sense: Sense) {
         let data = response::with_length(&sense.encode(false));
-        let longer = data.len() > self.commands.link.parameters.initiator_max_recv as usize;
+        let longer = data.len() > self.commands.link.max_recv.get() as usize;
         if !self.discovery && !longer {
             self.commands.link.send(&response::scsi_event(lun, data.len()), data.into());
         }
@@ -186,7 +186,7 @@ impl Connection {
             return;
         }
         let link = &self.commands.link;
-        data.truncate(link.parameters.initiator_max_recv as usize);
+        data.truncate(link.max_recv.get() as usize);
         let mut answer = response::plain(opcode::NOP_IN, tag);
         answer.lun = header.lun;
         answer.data_segment_length = crate::pdu::three_bytes(data.len());

@@ -1,5 +1,7 @@
 //! Logins: any requests in any order, with and without CHAP, and the text they carry.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
 use iscsi_target::chap::{Account, Algorithm, Challenge, ChapPolicy, Secret, decode_binary, encode_binary};
 use iscsi_target::limits;
 use iscsi_target::login::parameters::{DEFAULT_MAX_RECV, Parameters};
@@ -12,9 +14,15 @@ use zerocopy::FromZeros;
 use crate::input::Input;
 
 pub(crate) const OPEN: &str = "iqn.2026-11.org.labsan:open";
+/// Whoever comes here is sent elsewhere, unless it joins a session.
+pub(crate) const MOVED: &str = "iqn.2026-11.org.labsan:moved";
 pub(crate) const GUARDED: &str = "iqn.2026-11.org.labsan:guarded";
+/// In the byte beside the flags of a request.
+pub(crate) const JOINS: u8 = 7;
 const SECRET: &[u8] = b"the node's secret";
 const RANDOM: [u8; 33] = [0x5a; 33];
+
+const ELSEWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 3261);
 
 struct Desk;
 
@@ -22,7 +30,7 @@ impl Authority for Desk {
     fn admit(&self, initiator: &str, target: &str) -> Result<ChapPolicy, Refusal> {
         assert!(is_iscsi_name(initiator));
         match target {
-            OPEN => Ok(ChapPolicy::default()),
+            OPEN | MOVED => Ok(ChapPolicy::default()),
             GUARDED => Ok(ChapPolicy {
                 accounts: vec![Account { name: "node".into(), secret: Secret::new(SECRET) }],
                 mutual: Some(Account { name: "san".into(), secret: Secret::new("the san's secret") }),
@@ -38,6 +46,10 @@ impl Authority for Desk {
     fn portal_group_tag(&self) -> u16 {
         1
     }
+
+    fn elsewhere(&self, _: &str, _: [u8; 6], target: &str) -> Option<SocketAddr> {
+        (target == MOVED).then_some(ELSEWHERE)
+    }
 }
 
 /// What proves the node to the one challenge that there is here.
@@ -52,19 +64,29 @@ pub(crate) fn run(bytes: &[u8]) {
     let mut machine = Machine::new(&Desk, || RANDOM);
     let mut sent: Vec<u8> = Vec::new();
     let mut steps = 0;
+    let mut joins = false;
     while !input.is_empty() {
         let mut header = request::Login::new_zeroed();
         header.flags = input.u8();
-        header.version_min = u8::from(input.u8() == 0xff);
+        let how = input.u8();
+        header.version_min = u8::from(how == 0xff);
+        // A connection that joins a session, from its first request on.
+        header.tsih = u16::from(how & 0x0f == JOINS).into();
+        joins |= how & 0x0f == JOINS;
         let data = input.part();
         sent.extend_from_slice(data);
         steps += 1;
         // A refusal ends it.
         let Ok(answer) = machine.step(&header, data) else { return };
         assert!(steps <= limits::MAX_LOGIN_EXCHANGES, "a login without end");
+        if let Some(address) = answer.moved_to {
+            assert!(address == ELSEWHERE && header.tsih.get() == 0 && answer.outcome.is_none());
+            assert_eq!(answer.text, b"TargetAddress=127.0.0.1:3261\0");
+            return;
+        }
         check(&header, &answer);
         if let Some(outcome) = answer.outcome {
-            return concluded(&outcome, &sent);
+            return concluded(&outcome, &sent, joins);
         }
     }
 }
@@ -94,7 +116,7 @@ fn check(header: &request::Login, answer: &Answer) {
     Pairs::parse(&answer.text).expect("what is sent can be read");
 }
 
-fn concluded(outcome: &Outcome, sent: &[u8]) {
+fn concluded(outcome: &Outcome, sent: &[u8], joins: bool) {
     assert!(is_iscsi_name(&outcome.initiator));
     let Parameters { initiator_max_recv, our_max_recv, max_burst, first_burst, max_outstanding_r2t, .. } =
         outcome.parameters;
@@ -115,7 +137,7 @@ fn concluded(outcome: &Outcome, sent: &[u8]) {
             });
             assert!(proved, "nobody gets in without the secret");
         }
-        SessionKind::Normal { target } => assert_eq!(target, OPEN),
+        SessionKind::Normal { target } => assert!(target == OPEN || (target == MOVED && joins)),
         SessionKind::Discovery => {}
     }
 }

@@ -13,7 +13,7 @@ use raid_core::geometry::Row;
 use uuid::Uuid;
 
 use crate::area::{ARRAY, member};
-use crate::login::{GUARDED, OPEN, right_response};
+use crate::login::{GUARDED, JOINS, MOVED, OPEN, right_response};
 
 /// Bytes with their length before them.
 fn part(bytes: &[u8]) -> Vec<u8> {
@@ -67,7 +67,12 @@ pub(crate) fn login() -> Vec<Vec<u8>> {
         step(0x87, "InitiatorName=iqn.2026-11.com.example:node\0SessionType=Discovery\0MaxBurstLength=512\0"),
         [step(0x81, &(names(OPEN) + "AuthMethod=None\0")), step(0x87, every_key)].concat(),
         [step(0x44, &names(OPEN)[..30]), step(0x87, &names(OPEN)[30..])].concat(),
+        step(0x87, &names(MOVED)),
+        [step(0x44, &names(MOVED)[..30]), step(0x87, &names(MOVED)[30..])].concat(),
     ];
+    for text in [names(MOVED) + "DataDigest=CRC32C,None\0", names(OPEN) + "MaxConnections=4\0"] {
+        seeds.push([&[0x87, JOINS][..], &part(text.as_bytes())].concat());
+    }
     for algorithm in [Algorithm::Md5, Algorithm::Sha1, Algorithm::Sha256, Algorithm::Sha3_256] {
         let answer = format!("CHAP_N=node\0CHAP_R={}\0", right_response(algorithm));
         seeds.push(

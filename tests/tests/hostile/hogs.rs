@@ -10,8 +10,8 @@ use crate::initiator::{Initiator, write_cdb};
 use crate::logged_in;
 use crate::stage::{MEMORY_BYTES, Stage};
 
-/// A write; a few of them do not fill the memory to the last byte, so that there is some for others.
-const WRITE_BYTES: u32 = 5 << 20;
+/// A write; a few of them fill the memory to the last byte, if nobody keeps them from it.
+const WRITE_BYTES: u32 = 4 << 20;
 const BURST_BYTES: u32 = 1 << 20;
 const TASK_SET_FULL: u8 = 0x28;
 
@@ -35,7 +35,8 @@ pub fn more_data_than_there_is_memory(stage: &Stage) -> Result<()> {
             _ => {}
         }
     }
-    let fit = u32::try_from(MEMORY_BYTES / u64::from(WRITE_BYTES))?;
+    // Half of the memory, and then its share.
+    let fit = u32::try_from(MEMORY_BYTES / u64::from(WRITE_BYTES))? * 5 / 8;
     ensure!(
         held + turned_away == limits::QUEUE_DEPTH && (1..=fit).contains(&held),
         "{held} are held, {turned_away} turned away, in {} MiB",

@@ -142,8 +142,13 @@ impl Reservations {
             port.relative == order.relative_target_port
                 && port.target_name.eq_ignore_ascii_case(&own.target_name)
         };
-        let port = around.ports.iter().find(here).ok_or(Sense::INVALID_PARAMETER)?;
         let isid = order.to.isid.ok_or(Sense::INVALID_PARAMETER)?;
+        // Portal groups share the number: of several the one is meant by which that initiator is here, else the sender's own.
+        let is_here = |port: &&PortName| around.known.contains(&order.to.nexus(isid, port));
+        let is_own = |port: &&PortName| port.portal_group == own.portal_group;
+        let ports = || around.ports.iter().filter(here);
+        let port = ports().find(is_here).or_else(|| ports().find(is_own)).or_else(|| ports().next());
+        let port = port.ok_or(Sense::INVALID_PARAMETER)?;
         let to = order.to.nexus(isid, port);
         if to == *own {
             return Err(Sense::INVALID_PARAMETER.into());

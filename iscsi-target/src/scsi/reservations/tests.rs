@@ -293,6 +293,34 @@ fn registering_others_and_every_port() {
     assert_eq!(world.result("a", &list), Err(Sense::INVALID_PARAMETER.into()), "for REGISTER alone");
 }
 
+/// All portal groups have one number: of them that is meant by which the other is here.
+#[test]
+fn what_is_moved_goes_to_the_portal_group_by_which_the_other_is_here() {
+    let groups = |groups: &[u16]| -> Vec<PortName> {
+        let port =
+            |group: &u16| PortName { target_name: TARGET.to_owned(), portal_group: *group, relative: 1 };
+        groups.iter().map(port).collect()
+    };
+    let id = TransportId { name: nexus("b").initiator_name, isid: Some(nexus("b").isid) }.encode();
+    let sent = Sent { rest: id.clone(), ..Sent::new(7, 1, 7) };
+    let mut list = sent.list();
+    list[19] = 1;
+    list[20..24].copy_from_slice(&(id.len() as u32).to_be_bytes());
+    let world = World::reserved(&["a"], 3);
+    let moved_to = |ports: &[u16], known: &[ItNexus]| {
+        let ports = groups(ports);
+        let around = Around { ports: &ports, known, can_persist: true };
+        let order = Order::parse(Cdb(&sent.cdb()), &list).unwrap();
+        let next = world.state.apply(&nexus("a"), &order, around).unwrap().next;
+        next.reservation.unwrap().holder.unwrap().portal_group
+    };
+    let here_by = |portal_group: u16| ItNexus { portal_group, ..ItNexus::from(&nexus("b")) };
+    assert_eq!(moved_to(&[4, 1, 2], &[here_by(2)]), 2);
+    assert_eq!(moved_to(&[4, 1, 2], &[here_by(4)]), 4);
+    assert_eq!(moved_to(&[4, 1, 2], &[]), 1, "not here: the sender's own");
+    assert_eq!(moved_to(&[4, 2], &[here_by(3)]), 4);
+}
+
 #[test]
 fn moving_gives_registration_and_reservation_to_another() {
     let to = TransportId { name: nexus("b").initiator_name, isid: Some(nexus("b").isid) }.encode();
