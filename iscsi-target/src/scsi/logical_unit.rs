@@ -144,10 +144,10 @@ impl LogicalUnit {
         &self.shared.sanitizing
     }
 
-    /// The place of a command that writes, among all that use the medium.
+    /// The place of a command that writes, among all that use the medium. Those that may be long have one piece by piece.
     async fn place(&self, operation: Operation) -> Place<'_> {
         match operation {
-            Operation::Write | Operation::WriteAndVerify | Operation::WriteSame | Operation::Unmap => {
+            Operation::Write | Operation::WriteAndVerify | Operation::WriteSame => {
                 Place::BesideOthers { _held: self.turn().read().await }
             }
             Operation::CompareAndWrite | Operation::OrWrite | Operation::WriteAtomic => {
@@ -351,7 +351,7 @@ impl LogicalUnit {
             Operation::Verify => self.verify(command, pool).await,
             Operation::SynchronizeCache => self.synchronize(cdb).await,
             Operation::WriteSame => self.write_same(command, pool).await,
-            Operation::Unmap => self.unmap(command).await,
+            Operation::Unmap => self.unmap(nexus, known, command).await,
             Operation::CompareAndWrite => self.compare_and_write(command, pool).await,
             Operation::OrWrite => self.or_write(command, pool).await,
             Operation::Prefetch => self.prefetch(cdb),

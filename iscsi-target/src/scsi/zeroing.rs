@@ -1,11 +1,12 @@
 //! WRITE SAME and UNMAP (SBC-3): many blocks at once. Unmapped blocks read as zeros.
 
-use block_io::{BufferPool, Durability};
+use block_io::{BufferPool, DeviceInfo, Durability};
 use bytes::Bytes;
 
 use super::cdb::{Cdb, Extent};
+use super::command_table::Command;
 use super::medium::{Span, check_length, span, take_at_once};
-use super::{Failure, LogicalUnit, ScsiCommand, ScsiResponse, Sense};
+use super::{Failure, LogicalUnit, Nexus, ScsiCommand, ScsiResponse, Sense, Status};
 
 /// VPD page B0, MAXIMUM WRITE SAME LENGTH: a pattern is written out block by block.
 pub(crate) const MAX_WRITE_SAME_BYTES: u64 = 16 << 20;
@@ -15,6 +16,9 @@ pub(crate) const MAX_UNMAP_BYTES: u64 = 256 << 20;
 
 /// VPD page B0, MAXIMUM UNMAP BLOCK DESCRIPTOR COUNT.
 pub(crate) const MAX_UNMAP_DESCRIPTORS: u32 = 256;
+
+/// Bytes unmapped at once, at least.
+const UNMAP_PIECE_BYTES: u64 = 16 << 20;
 
 /// Bytes of a pattern written at once.
 const PATTERN_BYTES: u64 = 1 << 20;
@@ -82,7 +86,12 @@ impl LogicalUnit {
         Ok(())
     }
 
-    pub(crate) async fn unmap(&self, command: &ScsiCommand) -> Result<ScsiResponse, Failure> {
+    pub(crate) async fn unmap(
+        &self,
+        nexus: &Nexus,
+        known: &Command,
+        command: &ScsiCommand,
+    ) -> Result<ScsiResponse, Failure> {
         let cdb = Cdb(&command.cdb);
         let info = self.device().info();
         // ANCHOR is not supported, and without LBPU neither is UNMAP.
@@ -104,11 +113,32 @@ impl LogicalUnit {
         if spans.iter().map(|span| span.length).sum::<u64>() > MAX_UNMAP_BYTES {
             return Err(Sense::INVALID_PARAMETER.into());
         }
-        for span in spans {
-            self.zero(span, true).await?;
+        for piece in spans.iter().flat_map(|span| pieces(*span, &info)) {
+            if command.is_aborted() {
+                return Err(Failure::Status(Status::TaskAborted));
+            }
+            // A piece at a time, so that it keeps no COMPARE AND WRITE or reservation (and all that waits behind) out. What has come
+            // since may be that one must not any more.
+            let _shared = self.share().await?;
+            self.admits(nexus, known)?;
+            self.zero(piece, true).await?;
         }
         Ok(good)
     }
+}
+
+/// What is unmapped at once: whole runs, or their space would not come free.
+fn pieces(span: Span, info: &DeviceInfo) -> impl Iterator<Item = Span> + use<> {
+    let block_bytes = u64::from(info.logical_block_bytes);
+    let longest = UNMAP_PIECE_BYTES.next_multiple_of(info.discard_grain_bytes.max(1));
+    let (mut at, end) = (span.offset, span.offset + span.length);
+    std::iter::from_fn(move || {
+        let next = ((at / longest + 1) * longest).min(end);
+        let block = span.block + (at - span.offset) / block_bytes;
+        let piece = Span { offset: at, block, length: next - at };
+        at = next;
+        (piece.length > 0).then_some(piece)
+    })
 }
 
 /// As much of the pattern as is written at once, in memory of the pool: many may be at it.

@@ -67,5 +67,5 @@ const fn copy_results(service_action: u8, name: &'static str, operation: Operati
 /// Commands whose work may go on for minutes, or that may wait for somebody else's: an abort does not wait for them, or only for
 /// the step they are at. VERIFY without data may name the whole medium; reservations wait for those that end other commands.
 pub fn may_take_long(opcode: u8) -> bool {
-    matches!(opcode, 0x16 | 0x2f | 0x48 | 0x56 | 0x5e | 0x5f | 0x83 | 0x8f | 0xaf)
+    matches!(opcode, 0x16 | 0x2f | 0x42 | 0x48 | 0x56 | 0x5e | 0x5f | 0x83 | 0x8f | 0xaf)
 }

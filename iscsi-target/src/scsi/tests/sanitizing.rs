@@ -97,18 +97,27 @@ impl BlockDevice for Slow {
     }
 
     fn discard(&self, offset: u64, length: u64) -> IoFuture<'_, Result<(), IoError>> {
-        self.inner.discard(offset, length)
+        Box::pin(async move {
+            self.come.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            self.leave.acquire().await.unwrap().forget();
+            self.inner.discard(offset, length).await
+        })
     }
 }
 
 /// LUN 0 and a read-only view of the same as LUN 1, over a slow device of four pieces.
 pub(super) fn slow() -> (Bench, Slow) {
+    slow_of(4 << 20)
+}
+
+/// The same of another size.
+pub(super) fn slow_of(bytes: usize) -> (Bench, Slow) {
     let bench = open();
     let (_, unit) = bench.luns.units().remove(0);
     let identity = unit.identity().clone();
     bench.luns.remove(0);
     let slow = Slow {
-        inner: MemoryDevice::new("slow", 4 << 20),
+        inner: MemoryDevice::new("slow", bytes),
         leave: no_leave(),
         come: Arc::default(),
         failing: Arc::default(),

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use futures_util::poll;
 
-use super::sanitizing::{READ, Slow, slow};
+use super::sanitizing::{READ, Slow, slow, slow_of};
 use super::*;
 
 const WRITE: [u8; 10] = [0x2a, 0, 0, 0, 0, 0, 0, 0, 1, 0];
@@ -84,4 +84,64 @@ fn what_they_read_is_what_a_write_under_way_leaves() {
             assert_eq!((ended.status, slow.inner.contents()[0]), (status, left), "{name}");
         });
     }
+}
+
+/// 40 MiB of blocks, from the middle of a piece: three pieces.
+fn long_unmap() -> (Vec<u8>, Vec<u8>) {
+    let mut list = vec![0; 24];
+    (list[1], list[3]) = (22, 16);
+    list[8..16].copy_from_slice(&(8u64 << 11).to_be_bytes());
+    list[16..20].copy_from_slice(&(40u32 << 11).to_be_bytes());
+    (vec![0x42, 0, 0, 0, 0, 0, 0, 0, 24, 0], list)
+}
+
+/// ESXi's heartbeat is one: it waits for a piece, not for all of it.
+#[test]
+fn a_long_unmap_keeps_nobody_out_but_for_a_piece() {
+    let (bench, slow) = slow_of(64 << 20);
+    slow.inner.tamper(|bytes| bytes.fill(3));
+    let (cdb, list) = long_unmap();
+    run(async {
+        let mut unmap = std::pin::pin!(bench.send_now(0, &cdb, &list));
+        assert!(end_of(unmap.as_mut()).await.is_none() && come(&slow) == 1);
+        let (name, compare, _, _) = &undivided()[0];
+        let data = [[3; 512], [5; 512]].concat();
+        let mut heartbeat = std::pin::pin!(bench.send_now(0, compare, &data));
+        assert!(end_of(heartbeat.as_mut()).await.is_none());
+        slow.leave.add_permits(1);
+        assert!(end_of(unmap.as_mut()).await.is_none());
+        slow.leave.add_permits(1);
+        let between = end_of(heartbeat.as_mut()).await.expect("it waits for all of it");
+        assert_eq!(between.status, Status::Good, "{name}");
+        assert!(end_of(unmap.as_mut()).await.is_none());
+        slow.leave.add_permits(9);
+        assert_eq!(end_of(unmap.as_mut()).await.unwrap().status, Status::Good);
+    });
+    let contents = slow.inner.contents();
+    let unmapped = 8 << 20..48 << 20;
+    assert_eq!(come(&slow), 1 + 3, "a write and three pieces");
+    assert!(contents[unmapped.clone()].iter().all(|byte| *byte == 0));
+    assert!(contents[512..unmapped.start].iter().chain(&contents[unmapped.end..]).all(|byte| *byte == 3));
+}
+
+#[test]
+fn a_reservation_ends_an_unmap_that_is_under_way() {
+    let (bench, slow) = slow_of(64 << 20);
+    slow.inner.tamper(|bytes| bytes.fill(3));
+    let (cdb, list) = long_unmap();
+    let other = nexus("b");
+    while bench.send("b", 0, &[0x00], &[]).status != Status::Good {}
+    run(async {
+        let mut unmap = std::pin::pin!(bench.send_now(0, &cdb, &list));
+        assert!(end_of(unmap.as_mut()).await.is_none() && come(&slow) == 1);
+        let reserve = bench.luns.execute(&other, command(0, &[0x16, 0, 0, 0, 0, 0], &[]), &bench.pool);
+        let mut reserve = std::pin::pin!(reserve);
+        assert!(end_of(reserve.as_mut()).await.is_none(), "a piece is under way");
+        slow.leave.add_permits(9);
+        assert!(end_of(unmap.as_mut()).await.is_none(), "others waited before the next piece");
+        assert_eq!(end_of(reserve.as_mut()).await.unwrap().status, Status::Good);
+        let ended = end_of(unmap.as_mut()).await.unwrap();
+        assert_eq!(ended.status, Status::ReservationConflict);
+    });
+    assert_eq!(slow.inner.contents()[16 << 20], 3, "the next piece");
 }
