@@ -6,8 +6,8 @@ pub const MAX_CONNECTIONS: usize = 2048;
 /// Connections of one session: each is a path, and hosts have few of them.
 pub const MAX_SESSION_CONNECTIONS: u32 = 8;
 
-/// Sessions of one initiator: nobody has all connections by ever new ISIDs.
-pub const MAX_SESSIONS_OF_INITIATOR: usize = MAX_CONNECTIONS / 2;
+/// Connections of one initiator: nobody has all of them by ever new ISIDs.
+pub const MAX_CONNECTIONS_OF_INITIATOR: usize = MAX_CONNECTIONS / 2;
 
 /// Discovery sessions at once. They ask for no proof: strangers who keep them open keep nobody from his target.
 pub const MAX_DISCOVERIES: usize = 256;
@@ -59,9 +59,9 @@ pub const MEMORY_PATIENCE_MS: u64 = 2_000;
 
 /// Data that was asked for comes within this time, or that of another command does, or the connection is closed: memory waits
 /// for it.
-pub const DATA_OUT_TIMEOUT_MS: u64 = 30_000;
+pub const DATA_OUT_TIMEOUT_MS: u64 = 20_000;
 
-/// While that of others comes, a command's own may take so many times as long.
+/// All of a command's data may take so many times as long.
 pub const MOST_PATIENCE_WITH_DATA: u32 = 10;
 
 /// Bytes received ahead of where they belong: headers, small writes, and the start of large ones.

@@ -513,7 +513,14 @@ fn a_reset_of_the_target_waits_for_no_command() {
     immediate_function(&mut two, WARM_RESET, u32::MAX, 0);
     assert_eq!(two.expect(opcode::TASK_MANAGEMENT_RESPONSE).header[2], 0);
     one.command(0xa0, 512, &write_cdb(0, 512), &[1; 512]);
-    assert!(one.ping().is_empty());
+    // What is no command has its turn all the same.
+    one.cmd_sn = first + 2;
+    let mut ping = header(opcode::NOP_OUT, 0x80, 55);
+    put(&mut ping, 20, u32::MAX);
+    put(&mut ping, 24, one.cmd_sn);
+    one.send(ping, &[]);
+    assert_eq!(one.expect(opcode::NOP_IN).tag(), 55);
+    assert!(one.ping().is_empty(), "but once");
     assert_eq!(two.next_response().header[3], 2, "29/03: it was reset");
     assert_eq!(bench.device.contents()[..1024], [0; 1024]);
 }
@@ -572,4 +579,22 @@ fn nobody_logs_in_to_a_server_that_stops() {
     assert_eq!(early.log_out(0, 0).header[2], 0);
     stopping.join().unwrap();
     assert!(bench.registry.sessions().is_empty());
+}
+
+#[test]
+fn a_function_does_not_outlive_the_connection_that_it_came_by() {
+    let bench = Bench::new();
+    let mut one = leading(&bench, 2);
+    let mut two = join(&one, &bench, 2);
+    let first = one.cmd_sn;
+    two.cmd_sn = first + 1;
+    immediate_function(&mut two, 5, u32::MAX, 0);
+    assert!(two.ping().is_empty(), "it waits");
+    drop(two);
+    bench.eventually("it is gone", || bench.registry.sessions()[0].connections.len() == 1);
+    let (mut two, _) = try_to_join(bench.address, one.tsih, 2).unwrap();
+    assert_eq!(one.next_response().header[3], 0, "nor is anything reset");
+    two.cmd_sn = one.cmd_sn;
+    assert!(two.ping().is_empty());
+    assert_eq!(two.next_response().header[3], 0);
 }

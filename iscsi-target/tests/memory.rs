@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -100,4 +101,54 @@ fn who_does_not_send_the_data_that_it_was_asked_for_is_dropped() {
         bench.registry.sessions().is_empty() && bench.pool.used_bytes() == 0
     });
     assert_eq!(bench.device.contents()[..1024], [3; 1024]);
+}
+
+/// Its number never has its turn, for the one before it never comes.
+#[test]
+fn who_leaves_a_gap_in_its_numbers_does_not_keep_memory_for_ever() {
+    let patience = Patience { data: Duration::from_millis(20), silence: HOUR, ..Patience::default() };
+    let bench = Bench::with(|config| config.patience = patience);
+    let mut initiator = bench.login("InitialR2T=Yes\0ImmediateData=No\0");
+    initiator.cmd_sn += 1;
+    initiator.command(0xa0, 1 << 20, &write_cdb(0, 1 << 20), &[]);
+    bench.eventually("it holds memory", || bench.pool.used_bytes() > 0);
+    assert_eq!(
+        initiator.receive().map(|pdu| (pdu.opcode(), pdu.header[36])),
+        Some((opcode::ASYNC_MESSAGE, 2))
+    );
+    bench.eventually("nothing is kept", || {
+        bench.registry.sessions().is_empty() && bench.pool.used_bytes() == 0
+    });
+}
+
+#[test]
+fn who_sends_half_of_its_data_does_not_keep_memory_for_ever() {
+    let patience = Patience { data: Duration::from_millis(100), silence: HOUR, ..Patience::default() };
+    let bench = Bench::with(|config| config.patience = patience);
+    let mut initiator = bench.login("InitialR2T=Yes\0ImmediateData=Yes\0");
+    let mut write = header(opcode::SCSI_COMMAND, 0xa0, 5);
+    write[6] = 2;
+    put(&mut write, 20, 1 << 20);
+    put(&mut write, 24, initiator.cmd_sn);
+    write[32..48].copy_from_slice(&write_cdb(0, 1 << 20));
+    initiator.stream.write_all(&[&write[..], &[6; 200]].concat()).unwrap();
+    bench.eventually("it holds memory", || bench.pool.used_bytes() > 0);
+    assert!(initiator.receive().is_some_and(|pdu| pdu.opcode() == opcode::ASYNC_MESSAGE));
+    bench.eventually("nothing is kept", || bench.pool.used_bytes() == 0);
+}
+
+/// What is taken for them is what they announce; of that they name little.
+#[test]
+fn announced_data_counts_as_it_is_kept() {
+    let device = MemoryDevice::new("memory", LUN_BYTES);
+    let bench = Bench::over(Arc::new(device.clone()), device, 4 << 20);
+    let mut greedy = bench.login("InitialR2T=No\0ImmediateData=No\0FirstBurstLength=262144\0");
+    for _ in 0..40 {
+        // 256 KiB to come by themselves, for one block.
+        greedy.command(0x20, 256 << 10, &write_cdb(0, 512), &[]);
+    }
+    assert!(greedy.ping().iter().all(|pdu| pdu.header[3] == TASK_SET_FULL));
+    let used = bench.pool.used_bytes();
+    assert!(used <= (4 << 20) * 3 / 4, "{used}");
+    assert_eq!(other(&bench).write(0, &[5; 256 << 10], 256 << 10, 256 << 10).header[3], 0);
 }

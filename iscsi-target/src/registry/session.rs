@@ -1,5 +1,6 @@
 //! Who is logged in, and by which connections? How sessions begin, are told, and end.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -110,9 +111,16 @@ impl SessionInfo {
         }
     }
 
-    /// How many there may be.
-    fn room(&self) -> usize {
-        if self.target.is_none() { limits::MAX_DISCOVERIES } else { limits::MAX_SESSIONS_OF_INITIATOR }
+    /// Is there room for one more connection of its kind?
+    fn finds_room(&self, sessions: &BTreeMap<u64, Session>) -> Result<(), Refusal> {
+        let like_it = sessions.values().filter(|session| session.info.shares_room_with(self));
+        let most = match self.target {
+            None => limits::MAX_DISCOVERIES,
+            Some(_) => limits::MAX_CONNECTIONS_OF_INITIATOR,
+        };
+        // One that begins has none to show yet, or the one that it is about.
+        let count: usize = like_it.map(|session| session.info.connections.len().max(1)).sum();
+        if count < most { Ok(()) } else { Err(Refusal::OutOfResources) }
     }
 }
 
@@ -199,7 +207,7 @@ impl TargetRegistry {
         let session = session.ok_or(Refusal::SessionDoesNotExist)?;
         let by_its_group = SessionInfo { portal_group: session.info.portal_group, ..info.clone() };
         match (session.info.is_same_nexus(info), session.info.is_same_nexus(&by_its_group)) {
-            (true, _) => Ok(session.mailbox.clone()),
+            (true, _) => info.finds_room(&sessions).map(|()| session.mailbox.clone()),
             (false, true) => Err(Refusal::CannotInclude),
             (false, false) => Err(Refusal::SessionDoesNotExist),
         }
@@ -227,10 +235,7 @@ impl TargetRegistry {
                 let former = sessions.values().filter(|session| session.info.is_same_nexus(&info));
                 let former: Vec<_> = former.map(|session| session.mailbox.clone()).collect();
                 if former.is_empty() {
-                    let like_it = sessions.values().filter(|session| session.info.shares_room_with(&info));
-                    if like_it.count() >= info.room() {
-                        return Err(Refusal::OutOfResources);
-                    }
+                    info.finds_room(&sessions)?;
                     sessions.insert(id, Session { info, mailbox });
                     return Ok((Entered { registry: Arc::clone(self), id }, messages));
                 }

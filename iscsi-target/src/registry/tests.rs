@@ -113,7 +113,7 @@ async fn no_initiator_has_all_connections_and_no_stranger_has_any_but_for_discov
         data_digest: false,
     };
     let mut entered = Vec::new();
-    for number in 0..limits::MAX_SESSIONS_OF_INITIATOR as u16 {
+    for number in 0..limits::MAX_CONNECTIONS_OF_INITIATOR as u16 {
         entered.push(registry.enter(info("greedy", number, Some(NAME))).await.unwrap());
     }
     for number in 0..limits::MAX_DISCOVERIES as u16 {
@@ -123,7 +123,9 @@ async fn no_initiator_has_all_connections_and_no_stranger_has_any_but_for_discov
         let refused = registry.enter(info(initiator, 5000, target)).await;
         assert_eq!(refused.err(), Some(Refusal::OutOfResources), "{initiator}");
     }
-    registry.enter(info("node", 0, Some(NAME))).await.unwrap();
+    let (node, _messages) = registry.enter(info("node", 7000, Some(NAME))).await.unwrap();
+    registry.set_connections(node.id, vec![connected(None); limits::MAX_CONNECTIONS_OF_INITIATOR]);
+    assert_eq!(registry.to_join(&info("node", 7000, Some(NAME))).err(), Some(Refusal::OutOfResources));
     entered.clear();
     registry.enter(info("greedy", 5000, Some(NAME))).await.unwrap();
     registry.enter(info("another", 5000, None)).await.unwrap();

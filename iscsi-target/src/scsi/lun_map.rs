@@ -34,6 +34,15 @@ pub struct Unmasked {
 /// Which unit each number means.
 type Inventory = Vec<(u16, Uuid)>;
 
+/// What a nexus saw when it was lost.
+#[derive(Debug)]
+struct Seen {
+    nexus: Nexus,
+    inventory: Inventory,
+    /// Its initiator was told of what has changed since, under another ISID.
+    is_told: bool,
+}
+
 /// LUNs by number, shared by all workers.
 #[derive(Debug)]
 pub struct LunMap {
@@ -43,7 +52,7 @@ pub struct LunMap {
     /// Units that were taken away.
     gone: Mutex<VecDeque<(Uuid, Weak<LogicalUnit>)>>,
     /// Which LUNs they saw that were lost.
-    seen: Mutex<VecDeque<(Nexus, Inventory)>>,
+    seen: Mutex<VecDeque<Seen>>,
     pub(super) copies: CopyResults,
     port: Arc<TargetPort>,
 }
@@ -288,13 +297,16 @@ impl LunMap {
         }
     }
 
-    /// What a nexus that comes back saw when it was lost; under another ISID, what its initiator saw first.
+    /// What a nexus that comes back saw when it was lost; under another ISID, what its initiator saw by one that it has lost.
     fn last_seen(&self, nexus: &Nexus) -> Option<Inventory> {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let same = seen.iter().position(|(lost, _)| lost == nexus);
-        let of_initiator = || seen.iter().position(|(lost, _)| lost.initiator_name == nexus.initiator_name);
-        let at = same.or_else(of_initiator)?;
-        seen.remove(at).map(|(_, inventory)| inventory)
+        if let Some(at) = seen.iter().position(|seen| seen.nexus == *nexus) {
+            return seen.remove(at).map(|seen| seen.inventory);
+        }
+        let is_its = |seen: &&mut Seen| !seen.is_told && seen.nexus.initiator_name == nexus.initiator_name;
+        let seen = seen.iter_mut().find(is_its)?;
+        seen.is_told = true;
+        Some(seen.inventory.clone())
     }
 
     fn remember(&self, nexus: &Nexus, inventory: Inventory) {
@@ -302,7 +314,7 @@ impl LunMap {
         if seen.len() >= MAX_AWAY {
             seen.pop_front();
         }
-        seen.push_back((nexus.clone(), inventory));
+        seen.push_back(Seen { nexus: nexus.clone(), inventory, is_told: false });
     }
 
     /// A nexus is lost.

@@ -25,12 +25,21 @@ pub struct Nexus {
 /// The target portal group where nothing is said of groups.
 pub(crate) const PORTAL_GROUP_TAG: u16 = 1;
 
+/// What a nexus that was lost has yet to be told.
+#[derive(Debug)]
+struct Away {
+    nexus: Nexus,
+    queue: VecDeque<Sense>,
+    /// Its initiator was told so under another ISID.
+    is_told: bool,
+}
+
 /// Unit attentions waiting for each nexus that is known, in the order they came, each once.
 #[derive(Debug, Default)]
 pub(crate) struct Attentions {
     waiting: HashMap<Nexus, VecDeque<Sense>>,
     /// The same of nexuses that were lost, the one that was lost first in front: they are told when they come back.
-    away: VecDeque<(Nexus, VecDeque<Sense>)>,
+    away: VecDeque<Away>,
     /// Hashes of the names of initiators that were here and have lost a nexus: they are not told of the start when they come
     /// back, be it under another ISID, as some do.
     returning: HashSet<u64>,
@@ -57,14 +66,20 @@ impl Attentions {
         }
     }
 
-    /// What has happened since it was lost, if it was here; by the initiator's name, where it comes under another ISID.
+    /// What has happened since it was lost, if it was here. Under another ISID an initiator is told of one that it has lost, once;
+    /// that one is told all the same if it comes back.
     fn missed(&mut self, nexus: &Nexus) -> Option<VecDeque<Sense>> {
-        let is_its = |(lost, _): &(Nexus, _)| {
-            lost.initiator_name == nexus.initiator_name && lost.target_name == nexus.target_name
-        };
-        let same = self.away.iter().position(|(lost, _)| lost == nexus);
-        let at = same.or_else(|| self.away.iter().position(is_its))?;
-        self.away.remove(at).map(|(_, queue)| queue)
+        if let Some(at) = self.away.iter().position(|away| away.nexus == *nexus) {
+            return self.away.remove(at).map(|away| away.queue);
+        }
+        let away = self.away.iter_mut().find(|away| {
+            let lost = &away.nexus;
+            !away.is_told
+                && lost.initiator_name == nexus.initiator_name
+                && lost.target_name == nexus.target_name
+        })?;
+        away.is_told = true;
+        Some(away.queue.clone())
     }
 
     #[cfg(test)]
@@ -93,12 +108,12 @@ impl Attentions {
         if self.away.len() >= MAX_AWAY {
             self.away.pop_front();
         }
-        self.away.push_back((nexus.clone(), queue));
+        self.away.push_back(Away { nexus: nexus.clone(), queue, is_told: false });
     }
 
     /// Those who are here, and those who will be told when they come back.
     fn queues(&mut self) -> impl Iterator<Item = (&Nexus, &mut VecDeque<Sense>)> {
-        let away = self.away.iter_mut().map(|(nexus, queue)| (&*nexus, queue));
+        let away = self.away.iter_mut().map(|away| (&away.nexus, &mut away.queue));
         self.waiting.iter_mut().chain(away)
     }
 

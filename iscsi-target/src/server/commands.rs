@@ -74,6 +74,7 @@ impl Commands {
             let Some(task) = tasks.get_mut(&tag) else { return };
             let Phase::Receiving(incoming) = &mut task.phase else { return };
             incoming.arrived = true;
+            incoming.heard = Instant::now();
             incoming.transfer.begin(task.header.flags & crate::pdu::FINAL != 0 || incoming.ended_early)
         };
         self.go_on(tag, next);
@@ -275,6 +276,7 @@ impl Commands {
         let total = wanted.min(offered);
         let is_final = header.flags & crate::pdu::FINAL != 0;
         let transfer = Transfer::new(&self.state.parameters, total, offered, immediate, is_final, tag);
+        let now = Instant::now();
         Incoming {
             transfer,
             shape,
@@ -283,7 +285,9 @@ impl Commands {
             total: total as usize,
             arrived: false,
             ended_early: false,
-            heard: Instant::now(),
+            began: now,
+            heard: now,
+            held: None,
         }
     }
 }

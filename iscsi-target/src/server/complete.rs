@@ -127,6 +127,9 @@ impl Connection {
         }
         let cmd_sn = header.view::<request::NopOut>().cmd_sn.get();
         let state = Rc::clone(&self.commands.state);
+        if state.passed_over.borrow_mut().remove(&cmd_sn) {
+            return self.dispatch(&header, data);
+        }
         if state.window.borrow().would_keep(cmd_sn) {
             // Hardly anything but commands is early: no memory is spent on more than one text of it for each connection.
             let early_bytes = state.early_bytes.get() + data.len();

@@ -46,13 +46,25 @@ pub(super) struct Segment {
     pub(super) ignored: bool,
     /// It was answered with a Reject.
     pub(super) refused: bool,
+    /// Its header came.
+    pub(super) began: Instant,
 }
 
 impl Segment {
     /// Whose data goes nowhere yet.
     pub(super) fn of(header: Bhs) -> Self {
         let length = header.data_bytes();
-        Self { header, sink: Sink::Discard, filled: 0, length, command: None, ignored: false, refused: false }
+        let began = Instant::now();
+        Self {
+            header,
+            sink: Sink::Discard,
+            filled: 0,
+            length,
+            command: None,
+            ignored: false,
+            refused: false,
+            began,
+        }
     }
 }
 
@@ -86,13 +98,15 @@ pub(super) struct Connection {
     pub(super) commands: Commands,
     pub(super) text: TextExchange,
     pub(super) discovery: bool,
-    segment: Option<Segment>,
+    pub(super) segment: Option<Segment>,
     next_transfer_tag: u32,
     pub(super) patience: Patience,
     pub(super) heard: Instant,
     pub(super) asked: Option<Instant>,
     /// Data of any command came last.
     pub(super) data_heard: Instant,
+    /// There was no memory just now: until then nobody waits for any.
+    pub(super) no_memory_until: Option<Instant>,
     /// When it is looked whether data comes that was asked for.
     pub(super) look_at: Instant,
     pub(super) closing: Option<Ending>,
@@ -115,6 +129,7 @@ impl Connection {
             heard: Instant::now(),
             asked: None,
             data_heard: Instant::now(),
+            no_memory_until: None,
             look_at: Instant::now() + patience.data / 4,
             closing: None,
             close_at: None,
@@ -144,6 +159,7 @@ impl Connection {
             self.farewell = None;
         }
         link.queue.borrow_mut().clear();
+        self.commands.state.held.borrow_mut().retain(|(cid, _)| *cid != link.cid);
         self.segment = None;
         if self.farewell.is_none() {
             // The initiator learns at once that it is over; a socket that is gone already needs no closing.
@@ -163,6 +179,8 @@ impl Connection {
         loop {
             self.parse().await?;
             self.run_errands(true);
+            // Also of an initiator that never pauses.
+            self.look_for_data(Instant::now());
             if self.is_due() {
                 self.time_is_up();
             }
@@ -186,6 +204,10 @@ impl Connection {
         let link = Rc::clone(&self.commands.link);
         // An initiator that does not take its responses gets no more commands in.
         let listens = self.closing.is_none() && link.queue.borrow().has_room();
+        if !listens {
+            // What it sends meanwhile is not looked at.
+            self.data_heard = Instant::now();
+        }
         let deadline = self.deadline();
         let (stream, staging, segment) = (&mut self.stream, &mut self.staging, &mut self.segment);
         let mut timed_out = false;

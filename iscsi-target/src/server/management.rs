@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 use super::commands::Commands;
 use super::link::Errand;
 use super::state::{Early, Phase, Task};
+use crate::limits;
 use crate::pdu::{Bhs, opcode, request, response, serial_before};
 use crate::registry::{SessionMessage, TargetRegistry, tell};
 use crate::scsi::{LogicalUnit, Preempted};
@@ -69,7 +70,11 @@ impl Commands {
             // Task sets are each nexus's own: only resets end the tasks of others.
             if matches!(function, UNIT_RESET | WARM_RESET | COLD_RESET) {
                 this.end_others_tasks(&registry, session, &units).await;
-                for unit in &units {
+                for (index, unit) in units.iter().enumerate() {
+                    if units[..index].iter().any(|other| other.is_view_of(unit)) {
+                        // Reset already; what was set in it since stays.
+                        continue;
+                    }
                     // Also by a LUN that is gone by now, or by a copy that was sent to another unit.
                     unit.writes_over().await;
                     unit.reset();
@@ -120,7 +125,14 @@ impl Commands {
     fn pass_over_all_before(&self, cmd_sn: u32) {
         let mut number = self.state.window.borrow().exp_cmd_sn();
         while self.state.window.borrow().admits(number) && serial_before(number, cmd_sn) {
-            self.passes_over(number, cmd_sn);
+            if self.passes_over(number, cmd_sn) {
+                let mut passed_over = self.state.passed_over.borrow_mut();
+                passed_over.insert(number);
+                // Most never come: the connection that they were sent by is gone.
+                if passed_over.len() > limits::QUEUE_DEPTH as usize {
+                    passed_over.pop_first();
+                }
+            }
             number = number.wrapping_add(1);
         }
     }
@@ -148,7 +160,7 @@ impl Commands {
     /// Which tasks were sent before the function? By one connection all that are here; over several the numbers tell.
     fn those_before(&self, header: &request::TaskManagement) -> impl Fn(&Task) -> bool + use<> {
         let cmd_sn = header.cmd_sn.get();
-        let is_alone = self.state.links.borrow().len() == 1;
+        let is_alone = self.state.parameters.max_connections == 1;
         move |task: &Task| {
             let number = task.header.cmd_sn.get();
             is_alone || serial_before(number, cmd_sn) || (number == cmd_sn && task.is_immediate())

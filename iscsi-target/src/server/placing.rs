@@ -6,7 +6,7 @@ use block_io::{Buffer, BufferPool};
 use tokio::time::Instant;
 
 use super::connection::{Connection, Segment, Shape, Sink};
-use super::state::{Phase, Task};
+use super::state::{Held, Phase, Task};
 use crate::limits;
 use crate::pdu::response::RejectReason;
 use crate::pdu::{Bhs, NO_TAG, opcode, request};
@@ -73,13 +73,18 @@ impl Connection {
         let offered = command.expected_data_transfer_length.get().min(state.parameters.first_burst);
         if incoming.total > 0 && incoming.transfer.spoilt().is_none() {
             let bytes = incoming.total.max(offered as usize);
-            let pool = match LunMap::wants_parameters(&command.cdb) {
-                true => self.commands.parameter_pool.clone(),
-                false => self.commands.pool.clone(),
+            let (pool, count) = match LunMap::wants_parameters(&command.cdb) {
+                true => (self.commands.parameter_pool.clone(), &state.held_for_parameters),
+                false => (self.commands.pool.clone(), &state.held_for_data),
             };
-            match self.take_buffer(&pool, bytes).await {
-                Some(buffer) if segment.length > 0 => segment.sink = Sink::Buffer { buffer, at: 0 },
-                Some(buffer) => incoming.buffer = Some(buffer),
+            match self.take_buffer(&pool, bytes, count.get()).await {
+                Some(buffer) => {
+                    incoming.held = Some(Held::new(count, bytes));
+                    match segment.length {
+                        0 => incoming.buffer = Some(buffer),
+                        _ => segment.sink = Sink::Buffer { buffer, at: 0 },
+                    }
+                }
                 // Nothing is kept of it; the initiator will send it again (SAM-5: TASK SET FULL).
                 None => {
                     incoming = self.commands.incoming(
@@ -97,12 +102,16 @@ impl Connection {
     /// A buffer for a command's data. A full pool stops the reading of this socket, but not for so long that the initiator takes
     /// us for gone, and not if commands of this very connection wait for data behind: then nothing would ever free it. Nor has
     /// one session all of the pool for data that it does not send. Without a buffer the command is turned away.
-    async fn take_buffer(&mut self, pool: &BufferPool, bytes: usize) -> Option<Buffer> {
-        if !self.has_a_right_to(pool, bytes) {
+    async fn take_buffer(&mut self, pool: &BufferPool, bytes: usize, held: usize) -> Option<Buffer> {
+        if !has_a_right_to(pool, bytes, held) {
             return None;
         }
         if let Some(buffer) = pool.try_take(bytes) {
             return Some(buffer);
+        }
+        // Those behind one that has waited do not all wait as long again.
+        if self.no_memory_until.is_some_and(|until| Instant::now() < until) {
+            return None;
         }
         let waits_for_data = |tasks: &std::collections::HashMap<u32, Task>| {
             let own = |task: &&Task| Rc::ptr_eq(&task.link, &self.commands.link);
@@ -123,7 +132,10 @@ impl Connection {
             let close_at = self.close_at;
             tokio::select! {
                 buffer = &mut taking => return buffer.ok(),
-                () = &mut patience => return None,
+                () = &mut patience => {
+                    self.no_memory_until = Some(Instant::now() + self.patience.memory);
+                    return None;
+                }
                 () = link.wake.notified() => {}
                 ready = stream.writable(), if !sent => ready.ok()?,
                 () = async { tokio::time::sleep_until(close_at.unwrap_or_else(Instant::now)).await },
@@ -133,16 +145,6 @@ impl Connection {
             self.run_errands(false);
         }
         None
-    }
-
-    /// While memory is plentiful everybody has as much as they want; then a session has its share.
-    fn has_a_right_to(&self, pool: &BufferPool, bytes: usize) -> bool {
-        if pool.used_bytes() <= pool.capacity_bytes() / 2 {
-            return true;
-        }
-        let share = pool.capacity_bytes() / limits::SHARES_OF_MEMORY;
-        let held = self.commands.state.receiving_bytes();
-        held == 0 || held + bytes <= share
     }
 
     fn place_data_out(&mut self, segment: &mut Segment) {
@@ -172,4 +174,10 @@ impl Connection {
             segment.sink = Sink::Buffer { buffer, at: offset as usize };
         }
     }
+}
+
+/// While memory is plentiful everybody has as much as they want; then a session, which holds so much of it, has its share.
+fn has_a_right_to(pool: &BufferPool, bytes: usize, held: usize) -> bool {
+    let is_plentiful = pool.used_bytes() <= pool.capacity_bytes() / 2;
+    is_plentiful || held == 0 || held + bytes <= pool.capacity_bytes() / limits::SHARES_OF_MEMORY
 }

@@ -9,7 +9,7 @@
 //! Everything here lives on one worker: `RefCell`s, never borrowed across an await.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
 use std::sync::{Arc, Weak};
 
@@ -90,8 +90,32 @@ pub(super) struct Incoming {
     pub(super) arrived: bool,
     /// Its unsolicited data had ended before that.
     pub(super) ended_early: bool,
+    /// Its header came.
+    pub(super) began: Instant,
     /// Data of it came last, or was asked for.
     pub(super) heard: Instant,
+    /// The memory that it holds until all its data is there.
+    pub(super) held: Option<Held>,
+}
+
+/// Memory that is held for data on its way, counted for the session as long as this lives.
+#[derive(Debug)]
+pub(super) struct Held {
+    count: Rc<Cell<usize>>,
+    bytes: usize,
+}
+
+impl Held {
+    pub(super) fn new(count: &Rc<Cell<usize>>, bytes: usize) -> Self {
+        count.set(count.get() + bytes);
+        Self { count: Rc::clone(count), bytes }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.count.set(self.count.get() - self.bytes);
+    }
 }
 
 /// What waits in the window for its CmdSN.
@@ -123,6 +147,11 @@ pub(super) struct State {
     pub(super) ending: Cell<bool>,
     /// Task management functions under way.
     pub(super) managing: Cell<usize>,
+    /// Numbers that a reset has passed over: what is no command of these has its turn when it comes.
+    pub(super) passed_over: RefCell<BTreeSet<u32>>,
+    /// Bytes of memory that commands hold whose data is on its way: of the pool for data, and of that for parameters.
+    pub(super) held_for_data: Rc<Cell<usize>>,
+    pub(super) held_for_parameters: Rc<Cell<usize>>,
     /// Immediate task management functions that wait for the commands sent before them, and the connections they came by.
     pub(super) held: RefCell<Vec<(u16, Bhs)>>,
     /// Bytes of data that wait with their PDUs for their turn.
@@ -140,6 +169,9 @@ impl State {
             links: RefCell::default(),
             ending: Cell::new(false),
             managing: Cell::new(0),
+            passed_over: RefCell::default(),
+            held_for_data: Rc::default(),
+            held_for_parameters: Rc::default(),
             held: RefCell::default(),
             early_bytes: Cell::new(0),
         })
@@ -148,14 +180,6 @@ impl State {
     /// Commands and task management functions that are not over.
     pub(super) fn under_way(&self) -> usize {
         self.tasks.borrow().len() + self.managing.get()
-    }
-
-    /// Bytes of memory that commands hold whose data is on its way.
-    pub(super) fn receiving_bytes(&self) -> usize {
-        let tasks = self.tasks.borrow();
-        let held =
-            |task: &Task| if let Phase::Receiving(incoming) = &task.phase { incoming.total } else { 0 };
-        tasks.values().map(held).sum()
     }
 
     /// The connection of this number.

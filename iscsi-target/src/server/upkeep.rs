@@ -66,29 +66,34 @@ impl Connection {
 
     /// The time for that has come.
     pub(super) fn deadline_passed(&mut self) -> Result<(), Ending> {
-        let now = Instant::now();
-        if self.look_at <= now {
-            self.look_for_data(now);
+        if self.look_at <= Instant::now() {
+            // That is looked at in every turn.
             return Ok(());
         }
         if !self.is_due() { self.ask_whether_alive() } else { Ok(()) }
     }
 
     /// Does the data come that was asked for? Looked at now and then.
-    fn look_for_data(&mut self, now: Instant) {
+    pub(super) fn look_for_data(&mut self, now: Instant) {
+        if now < self.look_at {
+            return;
+        }
         let patience = self.patience.data;
         self.look_at = now + patience / 4;
-        // On a slow link the data of one command comes behind that of others, but not for ever.
-        let is_over = |heard: Instant| {
-            heard.max(self.data_heard) + patience <= now
-                || heard + limits::MOST_PATIENCE_WITH_DATA * patience <= now
-        };
+        // On a slow link the data of one command comes behind that of others, and on several connections a command before those that
+        // it has to wait for, but not for ever.
         let is_late = |task: &Task| match &task.phase {
-            Phase::Receiving(incoming) => incoming.arrived && is_over(incoming.heard),
+            Phase::Receiving(incoming) => {
+                let is_silent = incoming.heard.max(self.data_heard) + patience <= now;
+                (incoming.arrived && is_silent)
+                    || incoming.began + limits::MOST_PATIENCE_WITH_DATA * patience <= now
+            }
             _ => false,
         };
         let own = |task: &&Task| Rc::ptr_eq(&task.link, &self.commands.link);
-        if self.commands.state.tasks.borrow().values().filter(own).any(is_late) {
+        let is_half =
+            self.segment.as_ref().is_some_and(|segment| segment.began.max(self.data_heard) + patience <= now);
+        if is_half || self.commands.state.tasks.borrow().values().filter(own).any(is_late) {
             tracing::warn!(peer = %self.commands.link.connected.peer, "data that was asked for does not come");
             self.tell_of_end(AsyncEvent::ConnectionDropped);
         }

@@ -53,8 +53,10 @@ impl Slow {
             let ends = thread.join().map_err(|_| anyhow!("{name}: it is not dropped"))?;
             let before: &[End] = match name {
                 "a login that goes no further" => &[End::Login(0)],
-                // It is asked whether it is still there.
-                "an R2T that is never answered" => &[End::Answered(opcode::NOP_IN)],
+                // It is asked whether it is still there, and told that its connection is dropped.
+                "an R2T that is never answered" => {
+                    &[End::Answered(opcode::NOP_IN), End::Answered(opcode::ASYNC_MESSAGE)]
+                }
                 _ => &[],
             };
             ensure!(ends == [before, &[End::Dropped]].concat(), "{name}: {ends:?}");

@@ -90,11 +90,14 @@ fn who_comes_back_is_told_what_it_has_missed() {
             LogicalUnit::new(Arc::new(bench.device.clone()), unit.identity().clone(), LuOptions::default()),
         )
         .unwrap();
-    let other = Nexus { isid: [7; 6], ..nexus("d") };
-    bench.luns.nexus_met(&other);
-    assert_eq!(told_to(&other), [(6, 0x29, 3), LUNS]);
+    for (isid, told) in [(7, &[(6, 0x29, 3), LUNS][..]), (8, &[])] {
+        let other = Nexus { isid: [isid; 6], ..nexus("d") };
+        bench.luns.nexus_met(&other);
+        assert_eq!(told_to(&other), told, "{isid}");
+    }
+    // And so is the path that it was: another may have been meant.
     bench.luns.nexus_met(&paths[0]);
-    assert_eq!(told_to(&paths[0]), []);
+    assert_eq!(told_to(&paths[0]), [(6, 0x29, 3), LUNS]);
     // What one path has not heard of the start no other has heard for it.
     let paths = [1, 2].map(|isid| Nexus { isid: [isid; 6], ..nexus("e") });
     bench.luns.nexus_met(&paths[0]);
