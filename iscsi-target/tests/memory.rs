@@ -152,3 +152,41 @@ fn announced_data_counts_as_it_is_kept() {
     assert!(used <= (4 << 20) * 3 / 4, "{used}");
     assert_eq!(other(&bench).write(0, &[5; 256 << 10], 256 << 10, 256 << 10).header[3], 0);
 }
+
+/// On a slow link what asks for data comes behind answers that are long on their way.
+#[test]
+fn who_has_not_been_asked_for_its_data_yet_is_not_dropped_for_it() {
+    let patience = Patience { data: Duration::from_millis(500), silence: HOUR, ..Patience::default() };
+    let bench = Bench::with(|config| config.patience = patience);
+    let mut slow = bench.login("InitialR2T=Yes\0ImmediateData=No\0");
+    let mut read = write_cdb(0, 1 << 20);
+    read[0] = 0x28;
+    for _ in 0..12 {
+        slow.command(0xc0, 1 << 20, &read, &[]);
+    }
+    bench.eventually("answers wait for it", || bench.pool.used_bytes() > 6 << 20);
+    slow.command(0xa0, 512, &write_cdb(0, 512), &[]);
+    // Twice as long as another is given that was asked.
+    for _ in 0..2 {
+        let mut silent = other(&bench);
+        silent.command(0xa0, 1 << 20, &write_cdb(0, 1 << 20), &[]);
+        silent.expect(opcode::R2T);
+        silent.expect(opcode::ASYNC_MESSAGE);
+    }
+    let r2t = loop {
+        let pdu = slow.receive().expect("it was dropped");
+        if pdu.opcode() == opcode::R2T {
+            break pdu;
+        }
+        assert_eq!(pdu.opcode(), opcode::DATA_IN);
+    };
+    slow.data_out(r2t.tag(), r2t.u32(20), 0, 0, true, &[4; 512]);
+    let response = loop {
+        let pdu = slow.receive().expect("it was dropped");
+        if pdu.opcode() == opcode::SCSI_RESPONSE {
+            break pdu;
+        }
+    };
+    assert_eq!(response.header[2..4], [0, 0]);
+    assert_eq!(bench.device.contents()[0], 4);
+}

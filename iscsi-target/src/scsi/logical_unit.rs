@@ -245,8 +245,8 @@ impl LogicalUnit {
         self.make_exceptional();
     }
 
-    /// The same for a nexus that begins, or a unit that does. What it had set here may be gone by a start that it cannot know of: it is told
-    /// so once (SAM-5 clause 5.14.1). If it comes back it is told what it has missed; that it has lost a session it knows.
+    /// The same for a nexus that begins, or a unit that does. What it had set here may be gone by a start that it cannot know of:
+    /// it is told so once (SAM-5 clause 5.14.1). If it comes back it is told what it has missed; that it has lost a session it knows.
     pub(crate) fn begin(&self, nexus: &Nexus) {
         self.state().attentions.begin(nexus);
         self.make_exceptional();

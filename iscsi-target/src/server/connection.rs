@@ -204,8 +204,8 @@ impl Connection {
         let link = Rc::clone(&self.commands.link);
         // An initiator that does not take its responses gets no more commands in.
         let listens = self.closing.is_none() && link.queue.borrow().has_room();
-        if !listens {
-            // What it sends meanwhile is not looked at.
+        if !listens || !sent {
+            // What it sends meanwhile is not looked at, and what asks for data may still be on its way behind other answers.
             self.data_heard = Instant::now();
         }
         let deadline = self.deadline();
