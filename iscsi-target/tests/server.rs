@@ -278,6 +278,7 @@ fn clearing_a_task_set_ends_ones_own_tasks_only() {
     clearing.command(0xa0, 512, &write_cdb(0, 512), &[9; 512]);
     assert!(clearing.ping().is_empty());
     let clear = clearing.task_management(4, 0, 0);
+    assert!(clearing.ping().is_empty(), "its write still runs");
     gate.open.store(true, Ordering::SeqCst);
     let response = other.expect(opcode::SCSI_RESPONSE);
     assert_eq!((response.tag(), response.header[3]), (kept, 0));
